@@ -1,0 +1,15 @@
+"""HTTP/1 heads (L1): request line or status line and fields, RFC 9112 sections 3-5, strict. Allocates nothing."""
+from libc.stdint cimport uint32_t
+from fastmesh._core.proto.msg cimport Msg
+
+cdef int h1_request_head(const char *p, uint32_t n, uint32_t last, Msg *m) noexcept nogil
+"""Parse a request head at p[0:n]. `last`: how many of these bytes an earlier call that gave FM_AGAIN had seen (0 at first).
+
+Gives bytes of the head (> 0; m is filled, slices into p), FM_AGAIN, or FM_EBAD, FM_EFRAMING, FM_ETARGET, FM_EHEAD, FM_EVERSION,
+FM_ETE, FM_EHOST, FM_EMETHOD. One empty line (CRLF) before the request line is skipped and counted in head_n (RFC 9112 2.2).
+FM_EHEAD also when n > MSG_MAX_HEAD without an end; FM_ETARGET as soon as the target is too long. Errors are reported as early as the
+bytes allow. Sets m.flags, m.content_length, m.host etc.; framing (CL with TE, repeated CL, TE in HTTP/1.0 ...) is decided here too.
+"""
+
+cdef int h1_response_head(const char *p, uint32_t n, uint32_t last, Msg *m) noexcept nogil
+"""The same for a status line and fields from an upstream; same codes."""

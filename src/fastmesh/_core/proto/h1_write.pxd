@@ -1,0 +1,35 @@
+"""Serialise HTTP/1 heads and chunks (L1). Writes into a caller's buffer [p, end); never past it; FM_EHEAD when it does not fit."""
+from libc.stdint cimport uint32_t
+from fastmesh._core.base.view cimport Slice
+from fastmesh._core.proto.msg cimport Msg
+
+cdef struct Out:
+    char *p                    # next byte to write
+    char *end
+    int full                   # sticky: something did not fit
+
+cdef inline Out out_of(char *p, size_t n) noexcept nogil:
+    cdef Out o
+    o.p = p
+    o.end = p + n
+    o.full = 0
+    return o
+
+cdef void out_bytes(Out *o, const char *p, size_t n) noexcept nogil
+cdef void out_slice(Out *o, Slice s) noexcept nogil
+cdef void out_uint(Out *o, unsigned long long v) noexcept nogil
+cdef void out_hex(Out *o, unsigned long long v) noexcept nogil
+cdef void out_field(Out *o, const char *name, size_t name_n, const char *value, size_t value_n) noexcept nogil
+"""`name: value CRLF`"""
+
+cdef void h1_write_fields(Out *o, const Msg *m) noexcept nogil
+"""All fields that are not HF_DROP, name bytes and order kept, one space behind the colon."""
+
+cdef void h1_write_request_line(Out *o, const Msg *m, Slice target) noexcept nogil
+"""`METHOD target HTTP/1.1 CRLF`"""
+
+cdef void h1_write_status_line(Out *o, int status, Slice reason) noexcept nogil
+"""`HTTP/1.1 NNN reason CRLF`; an empty reason is replaced by the registered phrase."""
+
+cdef const char *h1_reason(int status) noexcept nogil
+"""The registered reason phrase (RFC 9110 section 15), or "" for an unknown status."""

@@ -1,0 +1,121 @@
+"""Msg (L1): one parsed request or response head; the form that every protocol version shares.
+
+All slices are borrowed from the buffer that was parsed: valid until that buffer changes. A Msg allocates nothing.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from fastmesh._core.base.view cimport Slice
+
+cdef enum:
+    MSG_MAX_HEADERS = 100      # Envoy's max_headers_count; above: 431
+    MSG_MAX_HEAD = 61440       # 60 KiB, Envoy's max_request_headers_kb; above: 431
+    MSG_MAX_TARGET = 16384     # longer request target: 414
+    MSG_MAX_TRAILERS = 8192    # bytes of a trailer section
+    MSG_MAX_CHUNK_LINE = 256   # bytes of a chunk-size line with its extensions
+
+cdef enum:  # Msg.method
+    M_OTHER = 0                # any other token; Msg.method_name has it
+    M_GET
+    M_HEAD
+    M_POST
+    M_PUT
+    M_DELETE
+    M_OPTIONS
+    M_TRACE
+    M_PATCH
+    M_CONNECT
+
+cdef enum:  # Hdr.id: header names that some code asks for; H_NONE is any other
+    H_NONE = 0
+    H_HOST
+    H_CONTENT_LENGTH
+    H_TRANSFER_ENCODING
+    H_CONNECTION
+    H_KEEP_ALIVE
+    H_PROXY_CONNECTION
+    H_TE
+    H_TRAILER
+    H_UPGRADE
+    H_EXPECT
+    H_PROXY_AUTHORIZATION
+    H_PROXY_AUTHENTICATE
+    H_X_REQUEST_ID
+    H_X_FORWARDED_FOR
+    H_X_FORWARDED_PROTO
+    H_X_FORWARDED_CLIENT_CERT
+    H_X_ENVOY_EXPECTED_RQ_TIMEOUT_MS
+    H_TRACEPARENT
+    H_TRACESTATE
+    H_B3
+    H_X_B3_TRACEID
+    H_X_B3_SPANID
+    H_X_B3_PARENTSPANID
+    H_X_B3_SAMPLED
+    H_X_B3_FLAGS
+    H_USER_AGENT
+    H_COOKIE
+    H_AUTHORIZATION
+    H_SERVER
+    H_DATE
+    H_LOCATION
+    H_HTTP2_SETTINGS
+    H_N                        # must be last
+
+cdef enum:  # Hdr.flags
+    HF_DROP = 1                # hop-by-hop or removed by policy: writers leave it out
+
+cdef struct Hdr:
+    const char *name
+    const char *value          # without surrounding white space
+    uint32_t value_n
+    uint16_t name_n
+    uint8_t id                 # H_*
+    uint8_t flags              # HF_*
+
+cdef enum:  # Msg.flags, set by the head parser from the head alone
+    MF_RESPONSE = 1
+    MF_ABSOLUTE = 2            # request target was in absolute form
+    MF_ASTERISK = 4            # OPTIONS *
+    MF_CLOSE = 8               # Connection: close, or HTTP/1.0 without keep-alive
+    MF_KEEPALIVE = 16          # Connection: keep-alive was said
+    MF_UPGRADE = 32            # Connection: upgrade and an Upgrade field
+    MF_EXPECT_100 = 64
+    MF_CHUNKED = 128           # Transfer-Encoding: chunked, and nothing else
+    MF_TE_TRAILERS = 256       # TE: trailers was said
+    MF_HTTPS = 512             # absolute form with https
+
+cdef enum:  # Msg.body: how the body's end is found (RFC 9112 section 6.3)
+    BODY_NONE = 0
+    BODY_LENGTH                # Msg.content_length bytes (> 0)
+    BODY_CHUNKED
+    BODY_CLOSE                 # a response that ends with its connection
+    BODY_TUNNEL                # 101 Switching Protocols, 2xx to CONNECT
+
+cdef struct Msg:
+    uint32_t head_n            # bytes of the head, its empty line included
+    uint16_t flags             # MF_*
+    uint8_t method             # M_*, requests
+    uint8_t minor              # HTTP/1.minor: 0 or 1
+    uint16_t status            # responses
+    uint8_t body               # BODY_*, set by h1_body_request / h1_body_response
+    uint8_t reserved
+    int64_t content_length     # -1: none
+    Slice method_name
+    Slice target               # the request target as sent
+    Slice path                 # without query; "*" for asterisk-form; never empty ("/" for an absolute form without path)
+    Slice query                # without '?'
+    Slice host                 # authority without userinfo, port included: from an absolute target, else Host
+    Slice reason               # responses
+    uint32_t nhdr
+    Hdr hdr[MSG_MAX_HEADERS]
+
+cdef const Hdr *msg_find(const Msg *m, int hid) noexcept nogil
+"""The first field with this id that is not dropped, or NULL."""
+
+cdef const Hdr *msg_find_name(const Msg *m, const char *name, uint32_t n) noexcept nogil
+"""The first field with this name (any case) that is not dropped, or NULL."""
+
+cdef int hdr_id(const char *name, uint32_t n) noexcept nogil
+"""H_* of a header name, any case; H_NONE when unknown."""
+
+cdef int method_id(const char *name, uint32_t n) noexcept nogil
+"""M_* of a method token (case-sensitive, RFC 9110 9.1)."""
