@@ -1,0 +1,26 @@
+"""Which endpoint of a cluster gets a request (L2). Verdict only: no I/O, no allocation."""
+from libc.stdint cimport uint32_t, uint64_t
+from fastmesh._core.shm.cells cimport EpCell, EpRow
+from fastmesh._core.shm.snapshot cimport Snap, SnapCluster, SnapEndpoint
+
+cdef struct LbView:
+    const EpCell *cells          # [EP_CELLS]
+    EpRow *rows                  # [workers]
+    uint32_t workers
+    uint32_t self_row
+    uint64_t now_ns
+    uint32_t *rr                 # this worker's round-robin counters, [EP_CELLS], indexed by the cell of the cluster's first endpoint
+
+cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil
+"""An endpoint, or NULL when the cluster has none. `avoid_cell`: not this one if there is another (SNAP_NONE: no wish). Endpoints with
+ejected_until_ns > now are skipped unless all are. Weights: ROUND_ROBIN and RANDOM follow weights, LEAST_REQUEST compares active/weight of
+two random picks. `rng`: state of the caller's xorshift64*."""
+
+cdef inline uint64_t rng_next(uint64_t *s) noexcept nogil:
+    """xorshift64*: not for secrets."""
+    cdef uint64_t x = s[0]
+    x ^= x >> 12
+    x ^= x << 25
+    x ^= x >> 27
+    s[0] = x
+    return x * <uint64_t>0x2545F4914F6CDD1D

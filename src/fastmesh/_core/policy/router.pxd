@@ -1,0 +1,20 @@
+"""Which route a request takes (L2): host, then the first route of its virtual host whose path and conditions match. Reads snapshot and Msg only."""
+from libc.stdint cimport uint32_t
+from fastmesh._core.proto.msg cimport Msg
+from fastmesh._core.shm.snapshot cimport Snap, SnapAction, SnapDest, SnapRoute, SnapVhost
+
+cdef struct RouteMatch:
+    # borrowed from the snapshot: valid within this reactor turn
+    const SnapVhost *vhost
+    const SnapRoute *route
+    const SnapAction *action
+    const SnapDest *dest         # ACT_FORWARD: the weighted choice
+    uint32_t prefix_n            # bytes of the path that a prefix match covered
+
+cdef int router_match(const Snap *s, uint32_t table, const Msg *m, bint tls, uint32_t port, uint32_t rnd, RouteMatch *out) noexcept nogil
+"""FM_OK and out, or FM_ENOROUTE. `rnd`: 32 random bits for the weighted choice. Host: exact with port, exact without port, longest
+"*.suffix" (each with port, then without), "*". Hosts compare ASCII case-insensitively; a trailing dot is ignored."""
+
+cdef int router_load(const Snap *s) noexcept nogil
+"""Compile the regexes of a generation that this process takes up (RE2; bounded memory per pattern); FM_OK or FM_ESNAP. Frees the
+ones of the generation before. Called once a generation by a worker, outside of requests."""

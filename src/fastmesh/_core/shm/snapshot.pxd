@@ -1,0 +1,278 @@
+"""One immutable generation of config (L1): flat arrays, offsets only. Written by shm/pack.pyx, checked by snap_check before it is published.
+
+A pointer into a snapshot never survives a reactor turn. Strings are (offset, length) into the blob, offsets from the snapshot's base.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t
+from fastmesh._core.base.view cimport Slice
+
+cdef enum:
+    SNAP_MAGIC = 0x466d534e      # "FmSN"
+    SNAP_VERSION = 1
+    SNAP_NONE = 0xffffffff       # no index
+
+cdef struct SnapStr:
+    uint32_t off
+    uint32_t n
+
+cdef struct SnapArr:             # an array section: offset of the first element and how many
+    uint32_t off
+    uint32_t n
+
+cdef enum:  # SnapListener.kind
+    L_GATEWAY = 0
+    L_OUTBOUND = 1
+    L_INBOUND = 2
+
+cdef enum:  # SnapListener.tls_mode
+    TLS_DISABLE = 0
+    TLS_STRICT = 1               # TLS only; plaintext is refused
+    TLS_PERMISSIVE = 2           # by the first byte
+
+cdef enum:  # SnapListener.flags
+    LF_HTTPS_REDIRECT = 1        # Gateway tls.httpsRedirect: 301 to https
+
+cdef struct SnapListener:        # 64 bytes
+    uint64_t id                  # hash of the name: the arbiter hands sockets to workers by it
+    SnapStr name
+    uint8_t kind                 # L_*
+    uint8_t tls_mode             # TLS_*
+    uint16_t port
+    uint32_t flags               # LF_*
+    uint32_t table               # index of the route table
+    SnapArr tls                  # uint32 indexes of SnapTls; chosen by SNI, the first is the default
+    uint8_t reserved[20]
+
+cdef struct SnapTable:           # 32 bytes: a route table
+    SnapStr name
+    uint32_t buckets             # power of two; exact and suffix hosts hash here
+    uint32_t hosts_off           # SnapHost[buckets], open addressing
+    uint32_t any_vhost           # vhost of "*", or SNAP_NONE
+    uint32_t max_labels          # longest suffix chain to look for (0: no wildcard hosts)
+    uint32_t flags               # reserved
+    uint32_t reserved
+
+cdef struct SnapHost:            # 24 bytes: a bucket; host lower-cased; "*.suffix" is stored as ".suffix" with wildcard=1
+    uint64_t hash                # 0 = empty
+    SnapStr host
+    uint32_t vhost
+    uint32_t wildcard
+
+cdef struct SnapVhost:           # 32 bytes
+    SnapStr name
+    SnapArr routes               # SnapRoute, first match wins
+    uint8_t reserved[16]
+
+cdef enum:  # path kinds and condition operators
+    OP_ANY = 0                   # always
+    OP_EXACT
+    OP_PREFIX
+    OP_SUFFIX
+    OP_REGEX                     # whole-value match, RE2
+    OP_PRESENT
+    OP_PATH_PREFIX               # Gateway API PathPrefix: whole segments
+
+cdef enum:  # SnapCond.on
+    ON_METHOD = 0
+    ON_HEADER
+    ON_QUERY
+    ON_AUTHORITY
+    ON_SCHEME
+    ON_PORT                      # listener port, number
+
+cdef enum:  # SnapCond.flags, SnapRoute.flags
+    CF_NOT = 1
+    CF_IGNORE_CASE = 2
+
+cdef struct SnapCond:            # 40 bytes
+    uint8_t on
+    uint8_t op
+    uint8_t flags                # CF_*
+    uint8_t hid                  # H_* of a header name, 0 if not well known
+    uint32_t regex               # index into regexes, or SNAP_NONE
+    SnapStr name
+    SnapStr value
+    uint64_t number
+
+cdef struct SnapRoute:           # 64 bytes
+    uint8_t path_op              # OP_*
+    uint8_t flags                # CF_IGNORE_CASE for the path
+    uint16_t reserved0
+    uint32_t regex
+    SnapStr path
+    SnapArr conds                # all must hold
+    uint32_t action              # index of SnapAction
+    uint32_t reserved1
+    SnapStr name                 # for the access log
+    uint8_t reserved[16]
+
+cdef enum:  # SnapAction.kind
+    ACT_FORWARD = 0
+    ACT_REDIRECT
+    ACT_DIRECT
+
+cdef enum:  # SnapAction.rewrite_op
+    RW_NONE = 0
+    RW_PREFIX                    # replace the matched prefix
+    RW_FULL                      # replace the whole path
+
+cdef enum:  # SnapHdrOp.op
+    HOP_SET = 0
+    HOP_ADD
+    HOP_REMOVE
+
+cdef struct SnapHdrOp:           # 24 bytes
+    uint8_t op
+    uint8_t hid
+    uint16_t reserved
+    uint32_t reserved1
+    SnapStr name
+    SnapStr value
+
+cdef struct SnapDest:            # 32 bytes
+    uint32_t cluster             # index of SnapCluster, or SNAP_NONE: unknown (503 NC)
+    uint32_t weight              # cumulative, 1..total
+    SnapArr request_ops          # SnapHdrOp
+    SnapArr response_ops
+    uint32_t reserved[2]
+
+cdef struct SnapAction:          # 128 bytes
+    uint8_t kind                 # ACT_*
+    uint8_t rewrite_op           # RW_*
+    uint16_t status              # redirect or direct response
+    uint32_t total_weight
+    SnapArr dests
+    SnapArr request_ops
+    SnapArr response_ops
+    SnapStr rewrite_path
+    SnapStr rewrite_host
+    SnapStr redirect_scheme      # empty: keep
+    SnapStr redirect_host        # empty: keep
+    SnapStr redirect_path        # empty: keep; with rewrite_op RW_PREFIX it replaces the prefix
+    uint32_t redirect_port       # 0: derive
+    SnapStr body                 # direct response
+    uint32_t timeout_ms          # whole request; 0: none
+    uint32_t per_try_timeout_ms
+    uint32_t retries             # attempts beyond the first
+    uint32_t retry_on            # RO_* bits
+    uint8_t reserved[20]
+
+cdef enum:  # SnapAction.retry_on
+    RO_CONNECT_FAILURE = 1
+    RO_RESET_BEFORE_REQUEST = 2
+    RO_5XX = 4
+    RO_GATEWAY_ERROR = 8
+    RO_RESET = 16
+    RO_REFUSED_STREAM = 32
+    RO_RETRIABLE_4XX = 64
+    RO_UNAVAILABLE = 128
+    RO_CANCELLED = 256
+
+cdef enum:  # SnapCluster.lb
+    LB_ROUND_ROBIN = 0
+    LB_LEAST_REQUEST
+    LB_RANDOM
+
+cdef struct SnapCluster:         # 128 bytes; the array is sorted by id
+    uint64_t id                  # FNV-1a 64 of the name: stable over generations
+    SnapStr name                 # outbound|9080|v1|reviews.default.svc.cluster.local
+    SnapStr service              # destination_service label
+    SnapArr endpoints            # SnapEndpoint
+    uint32_t total_weight        # of the endpoints; equal weights: flags has CL_EQUAL
+    uint8_t lb                   # LB_*
+    uint8_t flags                # CL_*
+    uint16_t reserved0
+    uint32_t connect_timeout_ms
+    uint32_t idle_timeout_ms     # of pooled connections
+    uint32_t max_requests_per_connection   # 0: no limit
+    uint32_t max_connections     # per worker; 0: no limit
+    uint32_t tls                 # index of SnapTls for endpoints with EP_TLS, or SNAP_NONE
+    SnapStr sni
+    SnapArr sans                 # SnapStr: peer identities that are accepted; empty with CL_VERIFY_SAN: none is
+    uint64_t tls_policy          # hash of mode, sni, sans: a pooled connection is used only under the policy it was made with
+    uint8_t reserved[32]
+
+cdef enum:  # SnapCluster.flags
+    CL_EQUAL = 1
+    CL_VERIFY_SAN = 2
+
+cdef enum:  # SnapEndpoint.flags
+    EP_TLS = 1
+
+cdef struct SnapEndpoint:        # 64 bytes
+    uint8_t family               # 4 or 6
+    uint8_t flags                # EP_*
+    uint16_t port                # host order
+    uint32_t cell                # index into EpCell
+    uint8_t addr[16]             # network order
+    uint32_t weight
+    uint32_t reserved0
+    SnapStr text                 # "127.0.0.1:9080"
+    SnapStr workload
+    uint64_t tag                 # same as EpCell.tag
+
+cdef enum:  # SnapTls.flags
+    TF_SERVER = 1
+    TF_VERIFY = 2                # require and verify the peer's certificate
+    TF_TICKETS = 4               # issue session tickets
+
+cdef struct SnapTls:             # 96 bytes
+    uint64_t key                 # hash of the content: a worker rebuilds its SSL_CTX only when it changes
+    uint32_t flags               # TF_*
+    uint32_t min_version         # 0x0303 or 0x0304
+    SnapStr name
+    SnapStr cert                 # PEM chain, or empty
+    SnapStr private_key          # PEM
+    SnapStr ca                   # PEM bundle, or empty: the system's roots (client side)
+    SnapStr alpn                 # wire form: length-prefixed names
+    SnapStr trust_domain         # peer's SPIFFE ID must be of this domain; empty: any
+    SnapArr hosts                # SnapStr: SNI names, exact or "*.suffix", lower-cased; empty: any
+    uint8_t reserved[16]
+
+cdef struct SnapHeader:          # 256 bytes, at the base
+    uint32_t magic
+    uint32_t version
+    uint64_t generation
+    uint64_t bytes               # size of the whole snapshot
+    uint64_t checksum            # FNV-1a 64 over everything behind this header
+    SnapArr listeners
+    SnapArr tables
+    SnapArr vhosts
+    SnapArr routes
+    SnapArr conds
+    SnapArr actions
+    SnapArr dests
+    SnapArr hdrops
+    SnapArr clusters
+    SnapArr endpoints
+    SnapArr tls
+    SnapArr strs                 # SnapStr arrays that others point into
+    SnapArr u32s                 # uint32 arrays that others point into
+    SnapArr regexes              # SnapStr: patterns; compiled once a generation by each worker
+    SnapStr node_id              # e.g. "reviews-v2-1.default"
+    SnapStr service_cluster
+    uint8_t reserved[96]
+
+cdef struct Snap:
+    # a worker's view: borrowed, valid within one reactor turn
+    const char *base
+    const SnapHeader *h
+    uint64_t generation
+
+cdef inline Slice snap_str(const Snap *s, SnapStr v) noexcept nogil:
+    cdef Slice r
+    r.p = s.base + v.off
+    r.n = v.n
+    return r
+
+cdef inline const void *snap_at(const Snap *s, uint32_t off) noexcept nogil:
+    return s.base + off
+
+cdef int snap_check(const char *base, uint64_t n) noexcept nogil
+"""FM_OK when every offset, count, index and enum lies within bounds and the checksum holds; else FM_ESNAP. Reads only base[0:n].
+After it no reader needs a bounds check."""
+
+cdef int snap_open(Snap *s, const char *base) noexcept nogil
+cdef const SnapCluster *snap_cluster(const Snap *s, uint64_t cid) noexcept nogil
+"""By stable id (binary search), or NULL."""
+cdef const SnapListener *snap_listener(const Snap *s, uint64_t lid) noexcept nogil
+cdef uint64_t fnv64(const char *p, size_t n) noexcept nogil

@@ -1,0 +1,137 @@
+"""Counters, histograms and metric series (L1). One writer each (the worker of the row), so plain relaxed stores; summed on read."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx (COUNTER_NAMES, same order)
+    ST_CX_TOTAL = 0              # downstream connections accepted
+    ST_CX_CLOSED
+    ST_CX_OVERFLOW               # refused: the worker's connection cap
+    ST_RQ_TOTAL                  # request heads read
+    ST_RQ_DONE
+    ST_RQ_BAD                    # refused by the parser (400, 414, 431, 501, 505, 417)
+    ST_RQ_NO_ROUTE               # NR
+    ST_RQ_NO_CLUSTER             # NC
+    ST_RQ_NO_HEALTHY             # UH
+    ST_RQ_OVERLOAD               # OM: memory or exchange cap
+    ST_RQ_TIMEOUT                # UT
+    ST_RQ_RETRY_REUSED           # repeated at once: the reused connection was already closed
+    ST_RQ_RETRY
+    ST_RQ_DIRECT                 # direct responses and redirects
+    ST_RQ_DC                     # the client left before the end
+    ST_RQ_UPSTREAM_RESET         # UC / UR
+    ST_RQ_UPSTREAM_PROTOCOL      # UPE: garbage from upstream
+    ST_RQ_UPSTREAM_TRUNCATED     # the upstream closed in the middle of a body
+    ST_RQ_HEAD_TIMEOUT           # slow head (slowloris): 408
+    ST_RQ_UPGRADE                # 101 tunnels
+    ST_UP_CX_TOTAL               # upstream connections dialled
+    ST_UP_CX_REUSED
+    ST_UP_CX_FAIL                # UF
+    ST_UP_CX_TIMEOUT
+    ST_UP_CX_IDLE_CLOSED         # closed by the upstream while idle
+    ST_UP_CX_IDLE_TIMEOUT        # closed by us: idle timeout
+    ST_TLS_ACCEPT
+    ST_TLS_ACCEPT_FAIL
+    ST_TLS_ACCEPT_RESUMED
+    ST_TLS_CONNECT
+    ST_TLS_CONNECT_FAIL
+    ST_TLS_CONNECT_RESUMED
+    ST_TLS_PEER_CERT             # peer certificate refused
+    ST_TLS_PEER_IDENTITY         # SPIFFE ID not expected here
+    ST_TLS_PLAINTEXT_REFUSED     # plaintext on a STRICT listener
+    ST_BYTES_RX                  # downstream
+    ST_BYTES_TX
+    ST_UP_BYTES_RX
+    ST_UP_BYTES_TX
+    ST_LOG_DROPPED               # ring full
+    ST_SERIES_OVERFLOW           # counted into the overflow series
+    ST_SNAP_SWITCH               # config generations taken up
+    ST_SNAP_REFUSED
+    ST_PAUSES                    # reads paused by back-pressure
+    ST_POOL_FULL                 # an allocation refused at a cap
+    ST_N                         # must be last
+
+cdef enum:
+    HIST_BINS = 20               # upper bounds below, last is +Inf
+
+# Duration bounds are Envoy's default buckets: 0.5 1 5 10 25 50 100 250 500 1000 2500 5000 10000 30000 60000 300000 600000 1800000
+# 3600000 ms; hop bounds are 10 20 30 50 75 100 150 200 300 500 750 1000 1500 2000 3000 5000 10000 25000 100000 us; byte bounds are
+# Envoy's default numbers too (0.5 1 5 10 ... bytes). Tables in segment.pyx hand them to Python, the inlines below use the same.
+
+cdef struct Hist:                # 168 bytes
+    uint64_t sum                 # us or bytes
+    uint64_t bins[20]
+
+cdef enum:  # SeriesKey.direction
+    DIR_INBOUND = 0              # reporter="destination"
+    DIR_OUTBOUND = 1             # reporter="source"
+    DIR_GATEWAY = 2
+
+cdef enum:  # SeriesKey.security
+    SEC_NONE = 0
+    SEC_MTLS = 1
+    SEC_TLS = 2
+
+cdef struct SeriesKey:           # 32 bytes, compared whole
+    uint64_t cluster             # stable cluster id; 0 = none
+    uint32_t endpoint            # endpoint cell; 0xffffffff = none
+    uint32_t flags               # response flags, RF_* bits
+    uint16_t status
+    uint16_t peer                # slot in this worker's PeerTable
+    uint8_t direction            # DIR_*
+    uint8_t security             # SEC_*
+    uint8_t protocol             # 0 http, 1 grpc
+    uint8_t used                 # 1: the slot is taken
+    uint8_t reserved[8]
+
+cdef struct Series:              # 1024 bytes
+    SeriesKey key
+    uint64_t count
+    Hist duration                # us: request head read to answer's last byte
+    Hist upstream                # us: request sent to first byte of the answer: the application's time
+    Hist hop                     # us: what this hop added
+    Hist rx_bytes                # request body + head
+    Hist tx_bytes
+    uint8_t reserved[144]
+
+cdef struct StatsRow:            # 4096 bytes
+    uint64_t c[512]
+
+cdef struct SeriesTable:
+    Series s[1024]
+
+cdef struct PeerTable:
+    uint32_t n
+    uint32_t reserved[15]
+    char id[256][256]            # NUL-terminated SPIFFE ID; row 0 is ""
+
+cdef inline void stat_inc(StatsRow *r, int cid) noexcept nogil:
+    r.c[cid] += 1
+
+cdef inline void stat_add(StatsRow *r, int cid, uint64_t n) noexcept nogil:
+    r.c[cid] += n
+
+cdef enum:  # response flags as bits; letters in segment.pyx (FLAG_NAMES) are Envoy's
+    RF_UH = 1                    # no healthy upstream
+    RF_UF = 2                    # upstream connection failure
+    RF_UO = 4                    # upstream overflow
+    RF_NR = 8                    # no route
+    RF_NC = 16                   # no cluster
+    RF_URX = 32                  # retry limit
+    RF_DC = 64                   # downstream connection termination
+    RF_UT = 128                  # upstream request timeout
+    RF_UC = 256                  # upstream connection termination
+    RF_UR = 512                  # upstream remote reset
+    RF_LR = 1024                 # local reset
+    RF_DPE = 2048                # downstream protocol error
+    RF_UPE = 4096                # upstream protocol error
+    RF_OM = 8192                 # overload manager
+    RF_SI = 16384                # stream idle timeout
+    RF_DT = 32768                # duration timeout (408 slow head)
+    RF_UAEX = 65536              # unauthorized
+
+cdef uint32_t hist_ms_bin(uint64_t us) noexcept nogil
+cdef uint32_t hist_us_bin(uint64_t us) noexcept nogil
+cdef uint32_t hist_bytes_bin(uint64_t n) noexcept nogil
+cdef Series *series_get(SeriesTable *t, StatsRow *r, const SeriesKey *k) noexcept nogil
+"""The slot for this key (open addressing), or the overflow slot (counted). Never NULL."""
+cdef uint16_t peer_intern(PeerTable *t, const char *sid, uint32_t n) noexcept nogil
+"""The slot of this identity; 0 for n == 0; the overflow slot when full."""
