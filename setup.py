@@ -1,21 +1,33 @@
 """The extensions of fastmesh: one module per .pyx, listed by layer, one set of directives for all.
 
-FASTMESH_TESTING=1  also builds the test shims (tests/shim/*.pyx).
-FASTMESH_ASAN=1     builds everything with AddressSanitizer and UBSan (use `make asan`).
-FASTMESH_ANNOTATE=1 writes Cython's annotated HTML (for the nogil gate).
+FASTMESH_TESTING=1     also builds the test shims (tests/shim/*.pyx).
+FASTMESH_ASAN=1        builds everything with AddressSanitizer and UBSan and the macro FASTMESH_DEBUG (use `make asan`).
+FASTMESH_ANNOTATE=1    writes Cython's annotated HTML beside the generated C, under build/cython.
+FASTMESH_EXTENSIONS=0  builds none (the editable install: `make build` builds them in place afterwards).
+FASTMESH_JOBS=N        how many compilers run at once, both Cython's and gcc's part (default 2).
+
+Generated C lives under build/cython, never in the source tree. A module is rebuilt when its .pyx, a .pxd
+that it cimports (directly or not), a header named in one of them, or its own flags changed.
 """
+
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import sys
 from pathlib import Path
 
+import Cython
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 CORE = ROOT / "src/fastmesh/_core"
+BUILD = ROOT / "build"
+GENERATED = BUILD / "cython"
 
-# Lowest first; a file imports only from layers above it in this list (tests/test_layers.py holds the exact rule).
+# The order of the layers; which of them a file may cimport is in tests/test_layers.py.
 LAYERS = ["base", "shm", "proto", "net", "policy", "proxy"]
 
 DIRECTIVES = {
@@ -27,7 +39,7 @@ DIRECTIVES = {
     "embedsignature": True,
 }
 
-# What a module links beyond libc, by its name.
+# What a module links beyond libc, by its name. A module that calls OpenSSL or RE2 itself stands here.
 LIBRARIES = {
     "fastmesh._core.net.tls": ["ssl", "crypto"],
     "fastmesh._core.net.tls_ctx": ["ssl", "crypto"],
@@ -40,20 +52,26 @@ CPLUSPLUS = {"fastmesh._core.base.regex"}
 TESTING = os.environ.get("FASTMESH_TESTING") == "1"
 ASAN = os.environ.get("FASTMESH_ASAN") == "1"
 ANNOTATE = os.environ.get("FASTMESH_ANNOTATE") == "1"
+WANTED = os.environ.get("FASTMESH_EXTENSIONS") != "0"
+JOBS = int(os.environ.get("FASTMESH_JOBS", "2"))
 
+# -g always: with the line numbers in the generated C, perf and gdb show .pyx lines.
 CFLAGS = [
     "-O2", "-g", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wall", "-Wextra",
     "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers", "-Wno-cast-function-type",
     "-Wno-sign-compare",
 ]
 LDFLAGS: list[str] = []
+MACROS: list[tuple[str, str | None]] = [("CYTHON_WITHOUT_ASSERTIONS", "1")]
 if ASAN:
     SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
     CFLAGS = [*CFLAGS, "-O1", *SANITIZE]
     LDFLAGS += SANITIZE
+    MACROS.append(("FASTMESH_DEBUG", "1"))
 
 
 def extension(name: str, source: Path) -> Extension:
+    """The build recipe of one .pyx."""
     cpp = name in CPLUSPLUS
     return Extension(
         name,
@@ -62,11 +80,12 @@ def extension(name: str, source: Path) -> Extension:
         libraries=LIBRARIES.get(name, []),
         extra_compile_args=[*CFLAGS, "-std=c++17"] if cpp else CFLAGS,
         extra_link_args=LDFLAGS,
-        define_macros=[("CYTHON_WITHOUT_ASSERTIONS", "1"), *([("FASTMESH_TESTING", "1")] if TESTING else [])],
+        define_macros=MACROS,
     )
 
 
 def extensions() -> list[Extension]:
+    """Every module that this tree holds."""
     found = [
         extension(f"fastmesh._core.{layer}.{source.stem}", source)
         for layer in LAYERS
@@ -77,13 +96,38 @@ def extensions() -> list[Extension]:
     return found
 
 
-setup(
-    ext_modules=cythonize(
-        extensions(),
+def forget_outdated(wanted: list[Extension]) -> None:
+    """Drop the generated C of each module whose flags, directives or tools changed: times alone do not tell."""
+    record = BUILD / "fingerprints.json"
+    known: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+    tools = [sys.version, Cython.__version__, DIRECTIVES, ANNOTATE]
+    now = dict(known)
+    for ext in wanted:
+        recipe = [*tools, ext.language, ext.libraries, ext.extra_compile_args, ext.extra_link_args, ext.define_macros]
+        now[ext.name] = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
+        if known.get(ext.name) != now[ext.name]:
+            source = GENERATED / ext.sources[0]
+            for suffix in (".c", ".cpp"):
+                source.with_suffix(suffix).unlink(missing_ok=True)
+    if now != known:
+        BUILD.mkdir(exist_ok=True)
+        record.write_text(json.dumps(now, indent=1))
+
+
+def modules() -> list[Extension]:
+    """The extensions with their C generated."""
+    wanted = extensions()
+    forget_outdated(wanted)
+    made: list[Extension] = cythonize(
+        wanted,
+        build_dir=str(GENERATED.relative_to(ROOT)),
         include_path=["src"],
         compiler_directives=DIRECTIVES,
         annotate=ANNOTATE,
-        emit_linenums=ASAN,
-        nthreads=int(os.environ.get("FASTMESH_JOBS", "2")),
-    ),
-)
+        emit_linenums=True,
+        nthreads=JOBS,
+    )
+    return made
+
+
+setup(ext_modules=modules() if WANTED else [])

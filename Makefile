@@ -1,0 +1,51 @@
+# fastmesh: every target does its own set-up, and running one again is cheap.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PY := .venv/bin/python
+# Arguments for pytest, e.g. make test PYTEST_ARGS="-x tests/unit/proto"
+PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 60
+
+.PHONY: help build test lint demo bench asan fuzz clean distclean
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## set up .venv, build the extensions in place; leaves .venv/bin/fastmesh
+	@tools/build
+
+test: ## build with the test shims and run the whole test suite
+	@tools/build --shims
+	@$(PY) -m pytest -n 2 $(PYTEST_ARGS)
+
+lint: ## ruff and mypy --strict
+	@tools/build
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+demo: ## the mesh in one minute: control plane, three services, canary, mTLS, all real processes
+	@tools/build
+	@$(PY) -m fastmesh.demo
+
+bench: ## speed and memory beside Envoy, HAProxy and nginx in the same run
+	@tools/bench-peers
+	@tools/build --bench
+	@$(PY) -m bench
+
+asan: ## unit tests of the data plane under AddressSanitizer and UBSan (a build tree of its own)
+	@tools/build
+	@$(PY) tools/asan.py $(PYTEST_ARGS)
+
+fuzz: ## run the fuzz targets for FUZZ_SECONDS (60)
+	@tools/build --shims
+	@PYTHONPATH=src:control:tests $(PY) tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+
+clean: ## remove what was built (not .venv)
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks src/*.egg-info
+	@find src control tests bench -name __pycache__ -prune -exec rm -rf {} +
+	@find src tests/shim -name '*.so' -delete
+
+distclean: clean ## remove .venv too
+	@rm -rf .venv
