@@ -1,0 +1,169 @@
+"""The compiled form of a config ("IR"): plain dicts that msgpack carries, between fastmesh.compile and shm/pack.
+
+It knows nothing of Istio's resources and nothing of bytes in shared memory. Keys that are absent mean the default named here. Import it
+under TYPE_CHECKING only: at run time a sidecar handles plain dicts and does not pay for `typing`.
+"""
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+Op = Literal["exact", "prefix", "suffix", "regex", "present", "path_prefix"]
+
+
+class HdrOps(TypedDict, total=False):
+    """Header operations, applied in the order remove, set, add (Envoy's order: removed first)."""
+
+    remove: list[str]
+    set: list[list[str]]  # [name, value]
+    add: list[list[str]]
+
+
+class Cond(TypedDict):
+    """One condition of a route; all conditions of a route must hold."""
+
+    on: Literal["method", "header", "query", "authority", "scheme", "port"]
+    op: Op
+    name: NotRequired[str]  # header or query parameter
+    value: NotRequired[str]
+    number: NotRequired[int]  # port
+    negate: NotRequired[bool]  # withoutHeaders
+    ignore_case: NotRequired[bool]
+
+
+class PathMatch(TypedDict):
+    """How the path (without query) must look; a route without one takes any path."""
+
+    op: Op
+    value: str
+    ignore_case: NotRequired[bool]
+
+
+class Dest(TypedDict):
+    """A weighted destination."""
+
+    cluster: str
+    weight: int
+    request_headers: NotRequired[HdrOps]
+    response_headers: NotRequired[HdrOps]
+
+
+class Redirect(TypedDict, total=False):
+    code: int  # 301
+    scheme: str
+    authority: str
+    port: int
+    path: str  # whole new path
+    prefix: str  # replaces the matched prefix
+
+
+class Direct(TypedDict):
+    status: int
+    body: NotRequired[bytes]
+    content_type: NotRequired[str]
+
+
+class Rewrite(TypedDict, total=False):
+    path: str  # with a prefix match: replaces the matched prefix; else the whole path
+    authority: str
+
+
+class Retries(TypedDict, total=False):
+    attempts: int  # beyond the first
+    per_try_timeout_ms: int
+    retry_on: list[str]  # Envoy's names: connect-failure, reset-before-request, 5xx, gateway-error, reset, refused-stream, ...
+
+
+class Route(TypedDict, total=False):
+    """Exactly one of dests, redirect, direct."""
+
+    name: str
+    path: PathMatch
+    conds: list[Cond]
+    dests: list[Dest]
+    redirect: Redirect
+    direct: Direct
+    rewrite: Rewrite
+    timeout_ms: int  # 0: none
+    retries: Retries
+    request_headers: HdrOps
+    response_headers: HdrOps
+
+
+class VirtualHost(TypedDict):
+    name: str
+    domains: list[str]  # "reviews", "reviews:9080", "*.example.com", "*"; lower case
+    routes: list[Route]
+
+
+class RouteTable(TypedDict):
+    name: str
+    virtual_hosts: list[VirtualHost]
+
+
+class Endpoint(TypedDict):
+    address: str  # IP literal, or a host name that the agent resolves before packing
+    port: int
+    weight: NotRequired[int]  # 1
+    tls: NotRequired[bool]  # dial with the cluster's TLS context
+    workload: NotRequired[str]
+    namespace: NotRequired[str]
+    version: NotRequired[str]
+
+
+class ClusterTls(TypedDict):
+    context: str  # name of a TlsContext; the agent fills in "identity" for ISTIO_MUTUAL
+    sni: NotRequired[str]
+    sans: NotRequired[list[str]]  # accepted peer identities
+    verify_san: NotRequired[bool]
+
+
+class Cluster(TypedDict):
+    name: str  # outbound|9080|v1|reviews.default.svc.cluster.local
+    service: NotRequired[str]  # reviews.default.svc.cluster.local
+    namespace: NotRequired[str]
+    lb: NotRequired[Literal["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM"]]  # LEAST_REQUEST
+    connect_timeout_ms: NotRequired[int]  # 10000 (Istio)
+    idle_timeout_ms: NotRequired[int]  # 3600000 (Istio)
+    max_requests_per_connection: NotRequired[int]  # 0: no limit
+    max_connections: NotRequired[int]  # 0: no limit; per worker
+    dns: NotRequired[bool]  # endpoints carry host names
+    tls: NotRequired[ClusterTls]
+    endpoints: list[Endpoint]
+
+
+class TlsContext(TypedDict):
+    """Certificates are PEM. `cert_file` and friends are read by whoever compiles a file-based config; what is packed has bytes."""
+
+    name: str
+    server: bool
+    cert: NotRequired[bytes]
+    key: NotRequired[bytes]
+    ca: NotRequired[bytes]
+    verify: NotRequired[bool]
+    hosts: NotRequired[list[str]]  # SNI
+    alpn: NotRequired[list[str]]
+    min_version: NotRequired[Literal["1.2", "1.3"]]
+    trust_domain: NotRequired[str]
+
+
+class Listener(TypedDict):
+    name: str  # "outbound", "inbound", "0.0.0.0_8080"
+    kind: Literal["gateway", "outbound", "inbound"]
+    address: str
+    port: int
+    table: str  # RouteTable name
+    tls_mode: NotRequired[Literal["disable", "strict", "permissive"]]
+    tls: NotRequired[list[str]]  # TlsContext names, the first is the default
+    https_redirect: NotRequired[bool]
+
+
+class Config(TypedDict):
+    """All that one proxy serves."""
+
+    node_id: str
+    cluster: NotRequired[str]
+    listeners: list[Listener]
+    tables: list[RouteTable]
+    clusters: list[Cluster]
+    tls: list[TlsContext]
+    warnings: NotRequired[list[str]]
