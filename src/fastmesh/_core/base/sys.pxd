@@ -9,7 +9,6 @@ cdef extern from *:
     #include <errno.h>
     #include <fcntl.h>
     #include <netinet/in.h>
-    #include <netinet/tcp.h>
     #include <arpa/inet.h>
     #include <signal.h>
     #include <stdint.h>
