@@ -49,6 +49,7 @@ cdef extern from *:
     }
     /* a layout that other processes read: checked by the C compiler, bump LAYOUT_VERSION when it changes */
     #define FM_STATIC_ASSERT(x) _Static_assert((x), "shared layout changed: bump LAYOUT_VERSION")
+    #define fm_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
     #define fm_likely(x) __builtin_expect(!!(x), 1)
     #define fm_unlikely(x) __builtin_expect(!!(x), 0)
     """
@@ -67,6 +68,7 @@ cdef extern from *:
     int fm_errno() nogil
     uint64_t fm_clock_ns() nogil
     uint64_t fm_wall_ns() nogil
+    void fm_fence() nogil
     void FM_STATIC_ASSERT(bint x) nogil
     bint fm_likely(bint x) nogil
     bint fm_unlikely(bint x) nogil
@@ -140,6 +142,8 @@ cdef extern from *:
     int eventfd(unsigned int initval, int flags) nogil
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset) nogil
     int munmap(void *addr, size_t length) nogil
+    int fallocate(int fd, int mode, int64_t offset, int64_t length) nogil
+    int FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
     int getpid() nogil
     uint16_t htons(uint16_t v) nogil
     uint16_t ntohs(uint16_t v) nogil

@@ -48,7 +48,7 @@ cdef struct WorkerSlot:          # 128 bytes
     uint64_t loops               # reactor turns
     uint64_t mem_bytes           # bytes held by pools and buffers
     uint64_t refused_gen         # newest generation that the worker could not use (e.g. TLS material), else 0
-    uint8_t reserved[40]
+    uint8_t reserved[48]
 
 cdef struct SegHeader:           # 256 bytes
     uint32_t magic
@@ -58,7 +58,7 @@ cdef struct SegHeader:           # 256 bytes
     uint64_t current             # generation << 8 | snapshot slot; one release-store publishes; 0 = none yet
     uint64_t total_bytes
     uint32_t agent_sleeping      # the agent waits on agent_wake: a worker that adds a record pokes it
-    uint32_t reserved0
+    uint32_t cells_high          # one past the highest EpCell ever in use: readers touch no page behind it
     uint64_t off_slots
     uint64_t off_stats
     uint64_t off_series

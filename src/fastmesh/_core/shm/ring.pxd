@@ -34,3 +34,12 @@ cdef struct LogRec:              # 128 bytes, then LOG_STRS strings without sepa
 
 cdef int ring_put(Ring *r, const void *rec, uint32_t n) noexcept nogil
 """Append n bytes (a multiple of 8, at most 16 KiB); FM_OK, or FM_EFULL."""
+
+cdef enum:
+    RING_MAX_RECORD = 16384      # bytes of one record
+
+cdef int ring_get(Ring *r, char *out, uint32_t cap) noexcept nogil
+"""The reader's side: the next record into out (cap at least RING_MAX_RECORD); its size, 0 when empty, FM_EINTERNAL when what stands
+there is no record (the ring is skipped to its head)."""
+
+cdef bint ring_empty(const Ring *r) noexcept nogil

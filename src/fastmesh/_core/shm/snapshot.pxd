@@ -9,6 +9,12 @@ cdef enum:
     SNAP_MAGIC = 0x466d534e      # "FmSN"
     SNAP_VERSION = 1
     SNAP_NONE = 0xffffffff       # no index
+    SNAP_MAX_PATTERN = 4096      # bytes of one regex
+    SNAP_MAX_LABELS = 128        # labels of a wildcard host: more than a name can have
+    SNAP_MAX_REGEXES = 4096      # patterns of one generation: each worker compiles them all (memory: policy/router.pyx)
+    SNAP_MAX_HOST = 253          # bytes of a host name (RFC 1035), port not included
+    SNAP_MAX_WEIGHT = 1000000    # of one endpoint or destination
+    SNAP_MAX_TOTAL = 16777216    # cumulative weight of a cluster or route: products with it stay within 64 bits
 
 cdef struct SnapStr:
     uint32_t off
@@ -40,7 +46,7 @@ cdef struct SnapListener:        # 64 bytes
     uint32_t flags               # LF_*
     uint32_t table               # index of the route table
     SnapArr tls                  # uint32 indexes of SnapTls; chosen by SNI, the first is the default
-    uint8_t reserved[20]
+    uint8_t reserved[28]
 
 cdef struct SnapTable:           # 32 bytes: a route table
     SnapStr name
@@ -83,7 +89,7 @@ cdef enum:  # SnapCond.flags, SnapRoute.flags
     CF_NOT = 1
     CF_IGNORE_CASE = 2
 
-cdef struct SnapCond:            # 40 bytes
+cdef struct SnapCond:            # 32 bytes
     uint8_t on
     uint8_t op
     uint8_t flags                # CF_*
@@ -103,7 +109,7 @@ cdef struct SnapRoute:           # 64 bytes
     uint32_t action              # index of SnapAction
     uint32_t reserved1
     SnapStr name                 # for the access log
-    uint8_t reserved[16]
+    uint8_t reserved[24]
 
 cdef enum:  # SnapAction.kind
     ACT_FORWARD = 0
@@ -154,7 +160,7 @@ cdef struct SnapAction:          # 128 bytes
     uint32_t per_try_timeout_ms
     uint32_t retries             # attempts beyond the first
     uint32_t retry_on            # RO_* bits
-    uint8_t reserved[20]
+    uint8_t reserved[28]
 
 cdef enum:  # SnapAction.retry_on
     RO_CONNECT_FAILURE = 1
@@ -189,7 +195,8 @@ cdef struct SnapCluster:         # 128 bytes; the array is sorted by id
     SnapStr sni
     SnapArr sans                 # SnapStr: peer identities that are accepted; empty with CL_VERIFY_SAN: none is
     uint64_t tls_policy          # hash of mode, sni, sans: a pooled connection is used only under the policy it was made with
-    uint8_t reserved[32]
+    uint32_t rr_stride           # ROUND_ROBIN with weights: coprime to total_weight, about its golden section; see policy/lb.pyx
+    uint8_t reserved[36]
 
 cdef enum:  # SnapCluster.flags
     CL_EQUAL = 1
@@ -209,6 +216,7 @@ cdef struct SnapEndpoint:        # 64 bytes
     SnapStr text                 # "127.0.0.1:9080"
     SnapStr workload
     uint64_t tag                 # same as EpCell.tag
+    uint8_t reserved[8]
 
 cdef enum:  # SnapTls.flags
     TF_SERVER = 1
@@ -226,7 +234,7 @@ cdef struct SnapTls:             # 96 bytes
     SnapStr alpn                 # wire form: length-prefixed names
     SnapStr trust_domain         # peer's SPIFFE ID must be of this domain; empty: any
     SnapArr hosts                # SnapStr: SNI names, exact or "*.suffix", lower-cased; empty: any
-    uint8_t reserved[16]
+    uint8_t reserved[24]
 
 cdef struct SnapHeader:          # 256 bytes, at the base
     uint32_t magic
@@ -267,9 +275,35 @@ cdef inline Slice snap_str(const Snap *s, SnapStr v) noexcept nogil:
 cdef inline const void *snap_at(const Snap *s, uint32_t off) noexcept nogil:
     return s.base + off
 
+cdef inline uint64_t host_hash_step(uint64_t h, uint8_t c) noexcept nogil:
+    """Host names are hashed from their last byte to the first, so that one pass yields the hash of each suffix too."""
+    return (h ^ c) * <uint64_t>0x100000001b3
+
+cdef inline uint64_t host_hash(const char *p, uint32_t n) noexcept nogil:
+    """The hash of SnapHost: never 0 (an empty bucket)."""
+    cdef uint64_t h = <uint64_t>0xcbf29ce484222325
+    while n > 0:
+        n -= 1
+        h = host_hash_step(h, <uint8_t>p[n])
+    return host_hash_end(h)
+
+cdef inline uint64_t host_hash_end(uint64_t h) noexcept nogil:
+    # the low bits choose the bucket: fold the better mixed high ones in
+    h ^= h >> 29
+    return h if h != 0 else 1
+
 cdef int snap_check(const char *base, uint64_t n) noexcept nogil
 """FM_OK when every offset, count, index and enum lies within bounds and the checksum holds; else FM_ESNAP. Reads only base[0:n].
 After it no reader needs a bounds check."""
+
+cdef struct SnapFault:
+    # what snap_fault found: static texts
+    const char *section
+    uint32_t index               # of the element in its section
+    const char *what
+
+cdef int snap_fault(const char *base, uint64_t n, SnapFault *why) noexcept nogil
+"""snap_check that says where."""
 
 cdef int snap_open(Snap *s, const char *base) noexcept nogil
 cdef const SnapCluster *snap_cluster(const Snap *s, uint64_t cid) noexcept nogil

@@ -54,7 +54,7 @@ cdef enum:
 
 # Duration bounds are Envoy's default buckets: 0.5 1 5 10 25 50 100 250 500 1000 2500 5000 10000 30000 60000 300000 600000 1800000
 # 3600000 ms; hop bounds are 10 20 30 50 75 100 150 200 300 500 750 1000 1500 2000 3000 5000 10000 25000 100000 us; byte bounds are
-# Envoy's default numbers too (0.5 1 5 10 ... bytes). Tables in segment.pyx hand them to Python, the inlines below use the same.
+# Envoy's default numbers too (0.5 1 5 10 ... bytes). The tables stand in stats.pyx; segment.pyx hands them to Python.
 
 cdef struct Hist:                # 168 bytes
     uint64_t sum                 # us or bytes
@@ -95,7 +95,11 @@ cdef struct Series:              # 1024 bytes
 cdef struct StatsRow:            # 4096 bytes
     uint64_t c[512]
 
-cdef struct SeriesTable:
+cdef struct SeriesTable:         # series lie dense, so that a reader touches (and thereby allocates) no page that holds none
+    uint32_t n                   # s[0:n] are in use (release), the overflow slot s[SERIES_SLOTS - 1] not counted
+    uint32_t overflowed          # 1: the overflow slot is in use
+    uint32_t reserved[14]
+    uint16_t index[2048]         # open addressing by key: 0 = empty, else position in s + 1
     Series s[1024]
 
 cdef struct PeerTable:
@@ -128,6 +132,8 @@ cdef enum:  # response flags as bits; letters in segment.pyx (FLAG_NAMES) are En
     RF_DT = 32768                # duration timeout (408 slow head)
     RF_UAEX = 65536              # unauthorized
 
+cdef const uint64_t *hist_bounds(int which) noexcept nogil
+"""The HIST_BINS - 1 upper bounds, inclusive. which: 0 durations in us, 1 hop in us, 2 bytes (0.5 stands as 0: bytes are whole)."""
 cdef uint32_t hist_ms_bin(uint64_t us) noexcept nogil
 cdef uint32_t hist_us_bin(uint64_t us) noexcept nogil
 cdef uint32_t hist_bytes_bin(uint64_t n) noexcept nogil
