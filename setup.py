@@ -21,6 +21,7 @@ from pathlib import Path
 import Cython
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 CORE = ROOT / "src/fastmesh/_core"
@@ -130,4 +131,21 @@ def modules() -> list[Extension]:
     return made
 
 
-setup(ext_modules=modules() if WANTED else [])
+class BuildExt(build_ext):
+    """Keeps builds in place (with shims) and builds for a wheel apart, and a wheel free of modules that are gone."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if self.inplace:
+            self.build_lib = str(BUILD / "inplace")
+
+    def run(self) -> None:
+        super().run()
+        if not self.inplace:
+            wanted = {Path(self.get_ext_fullpath(ext.name)).resolve() for ext in self.extensions}
+            for binary in Path(self.build_lib).resolve().rglob("*.so"):
+                if binary not in wanted:
+                    binary.unlink()
+
+
+setup(ext_modules=modules() if WANTED else [], cmdclass={"build_ext": BuildExt})
