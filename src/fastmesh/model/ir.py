@@ -1,7 +1,8 @@
-"""The compiled form of a config ("IR"): plain dicts that msgpack carries, between fastmesh.compile and shm/pack.
+"""The compiled form of a config ("IR"): plain dicts that msgpack carries, from fastmesh.compile to shm/pack.
 
-It knows nothing of Istio's resources and nothing of bytes in shared memory. Keys that are absent mean the default named here. Import it
-under TYPE_CHECKING only: at run time a sidecar handles plain dicts and does not pay for `typing`.
+It knows nothing of Istio's resources and nothing of bytes in shared memory. Keys that are absent mean the
+default named here. Import it under TYPE_CHECKING only: at run time a sidecar handles plain dicts and does not
+pay for `typing`.
 """
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ class Rewrite(TypedDict, total=False):
 class Retries(TypedDict, total=False):
     attempts: int  # beyond the first
     per_try_timeout_ms: int
-    retry_on: list[str]  # Envoy's names: connect-failure, reset-before-request, 5xx, gateway-error, reset, refused-stream, ...
+    # Envoy's names: connect-failure, reset-before-request, 5xx, gateway-error, reset, refused-stream, ...
+    retry_on: list[str]
 
 
 class Route(TypedDict, total=False):
@@ -132,7 +134,7 @@ class Cluster(TypedDict):
 
 
 class TlsContext(TypedDict):
-    """Certificates are PEM. `cert_file` and friends are read by whoever compiles a file-based config; what is packed has bytes."""
+    """Certificates are PEM; whoever compiles a file-based config reads `cert_file` and friends."""
 
     name: str
     server: bool
