@@ -11,14 +11,16 @@ cdef int h1_body_response(Msg *m, int request_method) noexcept nogil
 
 cdef enum:
     H1B_TRAILER_BUF = 8192
+    H1B_MAX_EXTENSIONS = 16384 # bytes of chunk extensions in a whole body: an extension per byte of data is an attack (CVE-2023-39326)
 
 cdef struct H1Body:
-    # resumable decoder of one body; 32 bytes or so, lives in the codec
+    # resumable decoder of one body; 32 bytes, lives in the codec
     uint8_t kind               # BODY_*
     uint8_t state              # private
     uint8_t done               # the whole body and its trailers have been read
     uint8_t has_trailers       # the trailer section was not empty
-    uint32_t line_n            # private: bytes of the current line or trailer section
+    uint32_t line_n            # private: bytes of the current line, or of the trailer section looked at so far
+    uint32_t ext_n             # private: bytes of chunk extensions so far
     int64_t left               # bytes of the body (or chunk) still to come
     int64_t total              # bytes of data so far
 

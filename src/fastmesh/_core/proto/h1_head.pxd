@@ -1,6 +1,10 @@
 """HTTP/1 heads (L1): request line or status line and fields, RFC 9112 sections 3-5, strict. Allocates nothing."""
 from libc.stdint cimport uint32_t
-from fastmesh._core.proto.msg cimport Msg
+from fastmesh._core.proto.msg cimport Hdr, Msg
+
+cdef enum:
+    H1_END = 1                 # h1_field_line: the section is over
+    H1_MAX_METHOD = 64         # bytes of a method; IANA's longest has 17. Above: FM_EMETHOD (RFC 9112 3: 501)
 
 cdef int h1_request_head(const char *p, uint32_t n, uint32_t last, Msg *m) noexcept nogil
 """Parse a request head at p[0:n]. `last`: how many of these bytes an earlier call that gave FM_AGAIN had seen (0 at first).
@@ -13,3 +17,10 @@ bytes allow. Sets m.flags, m.content_length, m.host etc.; framing (CL with TE, r
 
 cdef int h1_response_head(const char *p, uint32_t n, uint32_t last, Msg *m) noexcept nogil
 """The same for a status line and fields from an upstream; same codes."""
+
+cdef int h1_field_line(const char **cursor, const char *end, Hdr *h) noexcept nogil
+"""Parse one field line at *cursor; moves *cursor behind it. FM_OK: *h is filled; H1_END: it was the empty line that ends a section;
+FM_AGAIN; FM_EBAD. Trailer sections use it too."""
+
+cdef bint h1_worth_parsing(const char *p, uint32_t n, uint32_t last) noexcept nogil
+"""Whether bytes [last, n) can change the outcome of a parse that gave FM_AGAIN at `last`: they hold a line's end or a byte that spoils one."""
