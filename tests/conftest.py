@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,10 @@ from helpers import Process
 # thread instead: the stacks are written, the test process exits, xdist reports the test and goes on.
 WATCHDOG_SECONDS = 600
 
-hypothesis.settings.register_profile("fastmesh", deadline=None, print_blob=True)
+# In continuous integration each run has the same examples; `make fuzz` is what goes looking for new ones.
+hypothesis.settings.register_profile(
+    "fastmesh", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
+)
 hypothesis.settings.load_profile("fastmesh")
 
 pytest_plugins = ["pytester"]
