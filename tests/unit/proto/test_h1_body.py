@@ -112,7 +112,7 @@ def test_extensions_of_a_whole_body_are_bounded():
     ],
 )
 def test_bad_trailers(section):
-    code, content, _, _ = body(b"1\r\nx\r\n0\r\n" + section)
+    code, _, _, _ = body(b"1\r\nx\r\n0\r\n" + section)
     assert NAMES.get(code) == "ETRAILER"
     if section.endswith(b"\r\n\r\n") and len(section) < 500:
         assert h1.trailers(section)[0] == CODES["ETRAILER"]
