@@ -6,6 +6,7 @@ CPU time comes from schedstat (nanoseconds); utime and stime count in 10 ms. Mem
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import random
@@ -51,6 +52,15 @@ def _stat(pid: int) -> tuple[int, int] | None:
         return None
     fields = text.rpartition(")")[2].split()
     return (int(fields[1]), int(fields[3])) if fields[0] != "Z" else None
+
+
+def _born(pid: int) -> str:
+    """When a live process was started, which with its id tells it from any other; empty for a dead one."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
 
 
 def tree(roots: Iterable[int]) -> list[int]:
@@ -166,7 +176,7 @@ class Running:
         return None
 
     def stop(self) -> None:
-        everyone = set(self.pids())
+        everyone = {pid: _born(pid) for pid in self.pids()}
         for root in self.roots:
             if root.poll() is None:
                 root.terminate()
@@ -177,14 +187,17 @@ class Running:
             except subprocess.TimeoutExpired:
                 root.kill()
                 root.wait()
-        sessions = {root.pid for root in self.roots}
-        for pid in everyone:  # a child that outlived its parent, if it is still the one we started
-            stat = _stat(pid)
-            if stat is not None and stat[1] in sessions:
-                try:
+        deadline = time.monotonic() + STOP_SECONDS
+        while (
+            time.monotonic() < deadline
+        ):  # children that outlived their parent, if they are still those we started
+            left = [pid for pid, born in everyone.items() if born and _born(pid) == born]
+            if not left:
+                return
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+            time.sleep(0.01)
 
 
 def tail(log: Path, lines: int = 3) -> str:

@@ -110,8 +110,10 @@ def _check_load(bench: Bench, seconds: float) -> int:
 
 def _save(document: dict[str, object], path: Path | None) -> Path:
     if path is None:
-        commit = str(document["machine"]["commit"])[:10]  # type: ignore[index]
+        commit = str(machine.describe()["commit"])[:10]
         path = RESULTS / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{commit}.json"
+        while path.exists():
+            path = path.with_name(f"{path.stem}+.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n")
     return path

@@ -5,6 +5,7 @@ Owns: the Hop kinds and the template form (@NAME@). Must not know: how anything 
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
@@ -93,5 +94,7 @@ def write_config(template: str, target: Path, site: Site, **extra: object) -> Pa
     text = (TEMPLATES / template).read_text()
     for name, value in values.items():
         text = text.replace(f"@{name}@", str(value))
+    if left := re.search(r"@[A-Z_]+@", text):
+        raise ValueError(f"{template}: nothing fills {left.group()}")
     target.write_text(text)
     return target
