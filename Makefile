@@ -25,7 +25,7 @@ lint: ## ruff and mypy --strict
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 
-demo: ## the mesh in one minute: control plane, three services, canary, mTLS, all real processes
+demo: ## the mesh in one minute: real processes, mTLS, a live canary
 	@tools/build
 	@$(PY) -m fastmesh.demo
 
@@ -47,5 +47,5 @@ clean: ## remove what was built (not .venv)
 	@find src control tests bench -name __pycache__ -prune -exec rm -rf {} +
 	@find src tests/shim -name '*.so' -delete
 
-distclean: clean ## remove .venv too
+distclean: clean ## remove .venv as well
 	@rm -rf .venv
