@@ -21,6 +21,7 @@ import Cython
 from helpers.cysource import ROOT, Line, block, cimports, functions, is_border, logical_lines
 
 CACHE = ROOT / "build/nogil"
+SHOWN = 2000  # characters of the messages of a module that does not compile
 
 # A call into CPython or into a helper of Cython that works on Python objects.
 _API = re.compile(r"\b(?:__Pyx_[A-Z]\w*|__pyx_convert_\w+|Py_?[A-Z]\w*)(?=\()")
@@ -127,7 +128,7 @@ def purity_faults(path: Path, root: Path) -> list[str]:
 def _faults(path: Path, root: Path, sources: list[Path]) -> list[str]:
     generated, messages = cythonize(path, root)
     if not generated:
-        return [f"{path.name} does not compile:\n{messages}"]
+        return [f"{path.name} does not compile:\n{messages[:SHOWN]}"]
     faults = [text for text in messages.splitlines() if "performance hint" in text]
     by_name = {str(source): source for source in sources}
     by_name |= {str(source.relative_to(root)): source for source in sources}
