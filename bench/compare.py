@@ -240,7 +240,8 @@ def render(document: dict[str, Any]) -> str:
             lines += _table(results, scenario)
     verdicts = [judge(results, bar) for bar in BARS if results.peers(bar.scenario)]
     if verdicts:
-        lines += ["", "bars"]
+        passed = sum(verdict.verdict == "PASS" for verdict in verdicts)
+        lines += ["", f"bars: {passed} of {len(verdicts)} hold"]
         lines += _grid([[verdict.bar.text, verdict.verdict, verdict.detail] for verdict in verdicts])
         if settings["quick"]:
             lines.append("  one quick round decides nothing: run without --quick before believing a verdict")
