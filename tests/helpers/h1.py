@@ -1,4 +1,4 @@
-"""How tests feed each HTTP/1 input: whole, at each split point, byte by byte, with more bytes behind."""
+"""How every HTTP/1 input is fed in tests: whole, at each split, byte by byte, with bytes behind."""
 
 from __future__ import annotations
 

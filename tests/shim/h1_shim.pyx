@@ -141,7 +141,6 @@ cdef class Body:
                 out.append(text(spans[i]))
             if self.b.done:
                 if self.b.has_trailers:
-                    # the section is the tail of what was consumed; it begins behind the last-chunk line
                     self.trailer_section = pending[:used]
                 return 0, b"".join(out), pending[used:]
             pending = pending[used:]

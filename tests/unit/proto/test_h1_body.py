@@ -155,3 +155,15 @@ def test_a_chunked_body_cut_short_is_truncated():
     b = h1.Body(BODY_CHUNKED)
     b.feed(whole)
     assert b.eof() == 0 and b.state["has_trailers"]
+    assert b.trailer_section == b"A: b\r\n\r\n"
+
+
+def test_the_trailer_section_is_handed_out_alone_however_it_arrives():
+    section = b"A: b\r\nC: d\r\n\r\n"
+    whole = b"1\r\nx\r\n0;a\r\n" + section
+    for size in range(1, len(whole) + 1):
+        b = h1.Body(BODY_CHUNKED)
+        for at in range(0, len(whole), size):
+            b.feed(whole[at : at + size] + (b"GET" if at + size >= len(whole) else b""))
+        assert b.trailer_section == section
+        assert h1.trailers(b.trailer_section) == (2, [(b"A", b"b"), (b"C", b"d")])

@@ -31,14 +31,16 @@ cdef int h1_body_feed(H1Body *b, const char *p, uint32_t n, Slice *data, int *nd
 
 Gives how many of them were consumed (>= 0), or FM_ECHUNK / FM_ETRAILER. The data spans among them (chunk framing taken off) are put into
 data[0:*ndata], at most maxdata: feed the rest again when consumed < n and not b.done. Stops behind the last byte of the body (b.done);
-what follows belongs to the next message. BODY_CLOSE consumes all and never is done by itself. While in a trailer section nothing is
-consumed until it is complete within p[0:n]: then the section's span (p.., with the empty line) comes as consumed bytes, see h1_body_trailers.
-So a caller must keep unconsumed bytes and offer them again with more behind (a section over MSG_MAX_TRAILERS is FM_ETRAILER).
+what follows belongs to the next message. BODY_CLOSE consumes all and never is done by itself.
+
+A trailer section is consumed only as a whole, and one with fields only by a call whose p is its first byte: then has_trailers is set and
+p[0:consumed] is the section, its empty line included, for h1_body_trailers. Until then the caller keeps the unconsumed bytes and offers
+them again: at once when something was consumed, with more behind when nothing was. The section has been checked already.
 """
 
 cdef int h1_body_trailers(const char *p, uint32_t n, Hdr *out, int maxout) noexcept nogil
-"""Parse a complete trailer section (field lines and the empty line); gives the count, or FM_ETRAILER. Fields that may not be trailers
-(framing, routing, authentication: RFC 9110 6.5.1) are FM_ETRAILER."""
+"""Parse a complete trailer section (field lines and the empty line); gives the count, or FM_ETRAILER (also when there are more than
+maxout). Fields that may not be trailers (framing, routing, authentication: RFC 9110 6.5.1) are FM_ETRAILER."""
 
 cdef int h1_body_eof(const H1Body *b) noexcept nogil
 """The connection ended: FM_OK if the body is complete with that (done, or BODY_CLOSE), else FM_EOF: it is truncated."""

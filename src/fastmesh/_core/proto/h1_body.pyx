@@ -230,8 +230,9 @@ cdef int h1_body_trailers(const char *p, uint32_t n, Hdr *out, int maxout) noexc
     return count if count >= 0 and used == n else FM_ETRAILER
 
 
-cdef int feed_trailers(H1Body *b, View *v) noexcept nogil:
-    """FM_OK at the end of the body, FM_AGAIN, or FM_ETRAILER."""
+cdef int feed_trailers(H1Body *b, View *v, const char *start) noexcept nogil:
+    """FM_OK at the end of the body, FM_AGAIN, or FM_ETRAILER. A section with fields is consumed only when it begins this call's input
+    (`start`): its span is then what was consumed."""
     cdef uint32_t n = <uint32_t>view_left(v) if view_left(v) <= MSG_MAX_TRAILERS else <uint32_t>MSG_MAX_TRAILERS
     cdef uint32_t used = 0
     cdef int count = FM_AGAIN
@@ -242,6 +243,9 @@ cdef int feed_trailers(H1Body *b, View *v) noexcept nogil:
         return FM_AGAIN if view_left(v) <= MSG_MAX_TRAILERS else FM_ETRAILER
     if count < 0:
         return FM_ETRAILER
+    if count > 0 and <const char *>v.p != start:
+        b.line_n = 0
+        return FM_AGAIN
     b.has_trailers = count > 0
     b.done = 1
     v.p += used
@@ -267,7 +271,7 @@ cdef inline void take_span(View *v, size_t take, Slice *data, int *ndata) noexce
     v.p += take
 
 
-cdef int feed_chunked(H1Body *b, View *v, Slice *data, int *ndata, int maxdata) noexcept nogil:
+cdef int feed_chunked(H1Body *b, View *v, const char *start, Slice *data, int *ndata, int maxdata) noexcept nogil:
     """FM_OK at the end of the body, FM_AGAIN when input or room for spans is used up, FM_ECHUNK, FM_ETRAILER."""
     cdef size_t take
     cdef uint8_t c
@@ -290,7 +294,7 @@ cdef int feed_chunked(H1Body *b, View *v, Slice *data, int *ndata, int maxdata) 
                 return FM_ECHUNK
             b.state = D_LF if b.state == D_CR else S_FIRST
         elif b.state == T_TRAILERS:
-            return feed_trailers(b, v)
+            return feed_trailers(b, v, start)
         else:
             rc = feed_size_line(b, v)
             if rc != FM_OK:
@@ -306,7 +310,7 @@ cdef int h1_body_feed(H1Body *b, const char *p, uint32_t n, Slice *data, int *nd
     if b.done or n == 0:
         return 0
     if b.kind == BODY_CHUNKED:
-        rc = feed_chunked(b, &v, data, ndata, maxdata)
+        rc = feed_chunked(b, &v, p, data, ndata, maxdata)
         if rc != FM_OK and rc != FM_AGAIN:
             return rc
     elif maxdata > 0:

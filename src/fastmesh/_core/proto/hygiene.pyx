@@ -6,9 +6,9 @@ from fastmesh._core.base.err cimport FM_EBAD, FM_OK
 from fastmesh._core.base.view cimport Slice, slice_ieq, slice_of
 from fastmesh._core.proto.lists cimport list_next, slice_is
 from fastmesh._core.proto.msg cimport (
-    H_AUTHORIZATION, H_CONNECTION, H_CONTENT_LENGTH, H_COOKIE, H_HOST, H_HTTP2_SETTINGS, H_KEEP_ALIVE, H_NONE,
+    H_AUTHORIZATION, H_CONNECTION, H_CONTENT_LENGTH, H_COOKIE, H_EXPECT, H_HOST, H_HTTP2_SETTINGS, H_KEEP_ALIVE, H_NONE,
     H_PROXY_AUTHENTICATE, H_PROXY_AUTHORIZATION, H_PROXY_CONNECTION, H_TE, H_TRANSFER_ENCODING, H_UPGRADE,
-    H_X_FORWARDED_CLIENT_CERT, H_X_FORWARDED_FOR, H_X_FORWARDED_PROTO, HF_DROP, MF_UPGRADE, Hdr, Msg, hdr_id,
+    H_X_FORWARDED_CLIENT_CERT, H_X_FORWARDED_FOR, H_X_FORWARDED_PROTO, HF_DROP, MF_EXPECT_100, MF_RESPONSE, MF_UPGRADE, Hdr, Msg, hdr_id,
 )
 
 cdef enum:
@@ -77,7 +77,9 @@ cdef int hygiene(Msg *m, bint keep_upgrade, int proxy_field) noexcept nogil:
             if drop_connection_options(m, h, &options) != FM_OK:
                 return FM_EBAD
         elif (k == H_KEEP_ALIVE or k == H_PROXY_CONNECTION or k == H_TE or k == H_TRANSFER_ENCODING or k == H_HTTP2_SETTINGS
-                or k == proxy_field or (k == H_UPGRADE and not upgrade)):
+                or k == proxy_field or (k == H_UPGRADE and not upgrade)
+                or (k == H_EXPECT and not m.flags & (MF_EXPECT_100 | MF_RESPONSE))):
+            # an expectation without the flag was ignored (HTTP/1.0): the next hop would take it for ours
             h.flags |= HF_DROP
     return FM_OK
 
