@@ -1,0 +1,41 @@
+"""`python -m fastmesh.compile FILE [--node-id X]`: compile an edge's file in a process that ends, so that its
+caller imports no YAML.
+
+Writes msgpack to standard output: {"config": Config} with status 0, or {"errors": [...], "warnings": [...]}
+with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import msgpack
+
+from fastmesh.compile.edge import DEFAULT_NODE, compile_edge_file
+from fastmesh.model.problems import ConfigError, errors_of, warnings_of
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m fastmesh.compile", description="Compile an edge proxy's config file."
+    )
+    parser.add_argument("file")
+    parser.add_argument("--node-id", default=DEFAULT_NODE)
+    args = parser.parse_args(argv)
+    answer: dict[str, Any]
+    try:
+        answer = {"config": compile_edge_file(args.file, args.node_id)}
+    except ConfigError as e:
+        answer = {
+            "errors": [p.to_dict() for p in errors_of(e.problems)],
+            "warnings": [p.to_dict() for p in warnings_of(e.problems)],
+        }
+    sys.stdout.buffer.write(msgpack.packb(answer, use_bin_type=True))
+    sys.stdout.buffer.flush()
+    return 1 if "errors" in answer else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

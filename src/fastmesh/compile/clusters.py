@@ -1,0 +1,147 @@
+"""Destinations -> IR clusters (compile): a ServiceEntry's endpoints under the DestinationRule of its host.
+
+Knows nothing of routes. TLS files are not read here: a context names its files, and who compiles a file-based
+config reads them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from fastmesh.model.index import Index, Rule, Service, effective_policy, labels_match
+from fastmesh.model.schema import Resource
+
+if TYPE_CHECKING:
+    from fastmesh.model import ir
+
+ALPN: Final = ["http/1.1"]
+DEFAULT_LB: Final = "LEAST_REQUEST"
+
+
+def cluster_name(port: int, subset: str, host: str) -> str:
+    """Istio's: outbound|9080|v1|reviews.default.svc.cluster.local."""
+    return f"outbound|{port}|{subset}|{host}"
+
+
+def parse_cluster_name(name: str) -> tuple[int, str, str]:
+    """(port, subset, host)."""
+    _, port, subset, host = name.split("|", 3)
+    return int(port), subset, host
+
+
+def subset_labels(rule: Rule | None, subset: str) -> dict[str, str]:
+    found = rule.subset(subset) if rule is not None and subset else None
+    labels: dict[str, str] = found[0].spec["subsets"][found[1]].get("labels", {}) if found is not None else {}
+    return labels
+
+
+def base_cluster(
+    index: Index, host: str, port: int, subset: str, namespace: str
+) -> tuple[ir.Cluster, dict[str, Any]]:
+    """A cluster without endpoints, with the settings of its DestinationRule; and the rule's tls block."""
+    policy = effective_policy(index.rule(host), subset, port)
+    out: ir.Cluster = {"name": cluster_name(port, subset, host), "service": host, "endpoints": []}
+    if namespace:
+        out["namespace"] = namespace
+    lb = policy.get("loadBalancer", {}).get("simple", DEFAULT_LB)
+    if lb != DEFAULT_LB:
+        out["lb"] = lb
+    pool = policy.get("connectionPool", {})
+    tcp, http = pool.get("tcp", {}), pool.get("http", {})
+    if "connectTimeout" in tcp:
+        out["connect_timeout_ms"] = tcp["connectTimeout"]
+    if "idleTimeout" in http:
+        out["idle_timeout_ms"] = http["idleTimeout"]
+    if http.get("maxRequestsPerConnection"):
+        out["max_requests_per_connection"] = http["maxRequestsPerConnection"]
+    if "maxConnections" in tcp:
+        out["max_connections"] = tcp["maxConnections"]
+    tls: dict[str, Any] = policy.get("tls", {})
+    return out, tls
+
+
+def entry_endpoints(
+    index: Index, service: Service, host: str, port: int, labels: dict[str, str]
+) -> list[ir.Endpoint]:
+    """The endpoints that ServiceEntries give for a port, filtered by a subset's labels."""
+    out: list[ir.Endpoint] = []
+    for entry in service.entries:
+        own = next((p for p in entry.spec["ports"] if p["number"] == port), None)
+        if own is None:
+            continue
+        target = own.get("targetPort", port)
+        for e, namespace, name in entry_members(index, entry, host):
+            if not labels_match(labels, e.get("labels", {})):
+                continue
+            endpoint: ir.Endpoint = {
+                "address": e["address"],
+                "port": e.get("ports", {}).get(own["name"], target),
+            }
+            if e.get("weight", 1) > 1:
+                endpoint["weight"] = e["weight"]
+            if name:
+                endpoint["workload"] = name
+                endpoint["namespace"] = namespace
+            if e.get("labels", {}).get("version"):
+                endpoint["version"] = e["labels"]["version"]
+            out.append(endpoint)
+    return out
+
+
+def entry_members(index: Index, entry: Resource, host: str) -> list[tuple[dict[str, Any], str, str]]:
+    """(endpoint, namespace, workload name): a ServiceEntry's own endpoints, else WorkloadEntries that it
+    selects, else its host."""
+    spec = entry.spec
+    if "endpoints" in spec:
+        return [(e, entry.namespace, "") for e in spec["endpoints"]]
+    if "workloadSelector" in spec:
+        wanted = spec["workloadSelector"]["labels"]
+        return [
+            ({**w.spec, "labels": workload_labels(w)}, w.namespace, w.name)
+            for w in index.kind("WorkloadEntry")
+            if w.namespace == entry.namespace and labels_match(wanted, workload_labels(w))
+        ]
+    return (
+        [({"address": host}, entry.namespace, "")] if spec["resolution"] == "DNS" and "*" not in host else []
+    )
+
+
+def workload_labels(w: Resource) -> dict[str, str]:
+    """A WorkloadEntry's labels: those of its spec win over its metadata's."""
+    return {**w.labels, **w.spec.get("labels", {})}
+
+
+def is_dns(service: Service) -> bool:
+    return any(e.spec["resolution"] == "DNS" for e in service.entries)
+
+
+def origination(
+    tls: dict[str, Any], host: str, service: Service | None, name: str
+) -> tuple[ir.ClusterTls, dict[str, Any]]:
+    """A DestinationRule's tls of mode SIMPLE or MUTUAL: the cluster's part, and the context with file names
+    (cert_file, key_file, ca_file).
+
+    The server is checked as Istio does: by subjectAltNames, else those of the ServiceEntry, else by the name
+    it is asked for."""
+    verify = not tls.get("insecureSkipVerify", False)
+    sni = tls.get("sni") or (host if "*" not in host else "")
+    context: dict[str, Any] = {"name": name, "server": False, "verify": verify, "alpn": list(ALPN)}
+    for field, key in (
+        ("clientCertificate", "cert_file"),
+        ("privateKey", "key_file"),
+        ("caCertificates", "ca_file"),
+    ):
+        if tls.get(field):
+            context[key] = tls[field]
+    out: ir.ClusterTls = {"context": name}
+    if sni:
+        out["sni"] = sni
+    if verify:
+        given = tls.get("subjectAltNames") or [
+            s for e in (service.entries if service else ()) for s in e.spec.get("subjectAltNames", ())
+        ]
+        sans = given or ([sni] if sni else [])
+        if sans:
+            out["sans"] = list(dict.fromkeys(sans))
+            out["verify_san"] = True
+    return out, context

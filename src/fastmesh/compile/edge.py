@@ -1,0 +1,304 @@
+"""A config file -> the IR of an edge proxy (compile): Gateways become listeners, VirtualServices bound to
+them become routes.
+
+Runs in a short-lived process (see __main__.py): reads files and may use heavy libraries. Every Gateway of the
+file belongs to this proxy, whatever its selector says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from fastmesh.compile.clusters import (
+    ALPN,
+    base_cluster,
+    cluster_name,
+    entry_endpoints,
+    is_dns,
+    origination,
+    subset_labels,
+)
+from fastmesh.compile.routes import catch_all_last, compile_routes
+from fastmesh.compile.tlsfiles import TlsFiles
+from fastmesh.model.formats import is_ip
+from fastmesh.model.index import Index, host_matches
+from fastmesh.model.load import load_file
+from fastmesh.model.problems import ConfigError, Problem, errors_of, warnings_of
+from fastmesh.model.schema import Key, Resource
+from fastmesh.model.validate import bindings, validate
+
+if TYPE_CHECKING:
+    from fastmesh.model import ir
+
+DEFAULT_BIND: Final = "0.0.0.0"
+DEFAULT_NODE: Final = "edge"
+
+
+def compile_edge_file(path: str, node_id: str = DEFAULT_NODE) -> ir.Config:
+    """The IR of a file, or ConfigError with all that is wrong with it. TLS files are relative to the file's
+    folder."""
+    loaded = load_file(path)
+    return compile_edge(loaded.resources, Path(path).resolve().parent, node_id, loaded.problems)
+
+
+def compile_edge(
+    resources: list[Resource],
+    folder: Path,
+    node_id: str = DEFAULT_NODE,
+    problems: list[Problem] | None = None,
+) -> ir.Config:
+    """The same from resources that are loaded already; `problems`: what loading them has found."""
+    found = list(problems or ())
+    found += validate(resources, edge=True, incomplete=bool(errors_of(found)))
+    edge = _Edge(Index(resources), TlsFiles(folder, found), found)
+    config = edge.compile(node_id)
+    if errors_of(found):
+        raise ConfigError(found)
+    texts = [str(p) for p in warnings_of(found)]
+    if texts:
+        config["warnings"] = texts
+    return config
+
+
+@dataclass(slots=True)
+class _Server:
+    gateway: Resource
+    index: int
+    spec: dict[str, Any]
+
+    @property
+    def ref(self) -> str:
+        return f"{self.gateway.namespace}/{self.gateway.name}"
+
+    @property
+    def redirects(self) -> bool:
+        return bool(self.spec.get("tls", {}).get("httpsRedirect"))
+
+
+@dataclass(slots=True)
+class _Domain:
+    """What a host of a listener is served by: (VirtualService, gateway) in order."""
+
+    rules: dict[tuple[Key, str], None] = field(default_factory=dict)
+    redirects: bool = False
+
+
+class _Edge:
+    def __init__(self, index: Index, files: TlsFiles, problems: list[Problem]) -> None:
+        self.index = index
+        self.files = files
+        self.problems = problems
+        self.clusters: dict[str, ir.Cluster] = {}
+        self.contexts: dict[str, ir.TlsContext] = {}
+        self.client_names: dict[tuple[Any, ...], str] = {}
+        self.broken = bool(errors_of(problems))
+
+    def compile(self, node_id: str) -> ir.Config:
+        groups: dict[tuple[str, int], list[_Server]] = {}
+        for gateway in self.index.kind("Gateway"):
+            for i, spec in enumerate(gateway.spec["servers"]):
+                key = (spec.get("bind", DEFAULT_BIND), spec["port"]["number"])
+                groups.setdefault(key, []).append(_Server(gateway, i, spec))
+        config: ir.Config = {"node_id": node_id, "listeners": [], "tables": [], "clusters": [], "tls": []}
+        bound = bindings(self.index)
+        for (bind, port), servers in groups.items():
+            name = f"[{bind}]_{port}" if ":" in bind else f"{bind}_{port}"
+            config["listeners"].append(self.listener(name, bind, port, servers))
+            # Files are checked in any case, so that all that is wrong is told at once. Routes need a config
+            # that holds together.
+            if not self.broken:
+                config["tables"].append(
+                    {"name": name, "virtual_hosts": self.virtual_hosts(port, servers, bound)}
+                )
+        config["clusters"] = list(self.clusters.values())
+        config["tls"] = list(self.contexts.values())
+        return config
+
+    # -- listeners -------------------------------------------------------------------------------------------
+
+    def listener(self, name: str, bind: str, port: int, servers: list[_Server]) -> ir.Listener:
+        out: ir.Listener = {
+            "name": name,
+            "kind": "gateway",
+            "address": bind,
+            "port": port,
+            "table": name,
+            "tls_mode": "disable",
+        }
+        if servers[0].spec["port"]["protocol"] == "HTTPS":
+            out["tls_mode"] = "strict"
+            out["tls"] = [self.server_context(s) for s in servers]
+        elif all(s.redirects for s in servers):
+            out["https_redirect"] = True
+        return out
+
+    def server_context(self, server: _Server) -> str:
+        tls = server.spec.get("tls", {})
+        name = f"{server.ref}/{server.spec.get('name') or server.spec['port']['name']}"
+        if name in self.contexts:
+            name = f"{name}#{server.index}"
+        mutual = tls.get("mode") == "MUTUAL"
+        context: ir.TlsContext = {
+            "name": name,
+            "server": True,
+            "alpn": list(ALPN),
+            "verify": mutual,
+            "min_version": tls.get("minProtocolVersion", "1.2"),
+        }
+        at = ("spec", "servers", server.index, "tls")
+        cert, key = self.files.pair(server.gateway, at, tls, "serverCertificate", "privateKey")
+        context["cert"], context["key"] = cert, key
+        if mutual:
+            context["ca"] = self.files.bundle(server.gateway, at, tls, "caCertificates")
+        hosts = [h.rpartition("/")[2].lower() for h in server.spec["hosts"]]
+        if "*" not in hosts:
+            context["hosts"] = hosts
+        self.contexts[name] = context
+        return name
+
+    # -- routes ----------------------------------------------------------------------------------------------
+
+    def virtual_hosts(
+        self, port: int, servers: list[_Server], bound: dict[str, list[Resource]]
+    ) -> list[ir.VirtualHost]:
+        domains: dict[str, _Domain] = {}
+        mixed = any(s.redirects for s in servers) and not all(s.redirects for s in servers)
+        for server in servers:
+            if mixed and server.redirects:
+                for h in server.spec["hosts"]:
+                    domains.setdefault(h.rpartition("/")[2].lower(), _Domain()).redirects = True
+            for vs in bound.get(server.ref, ()):
+                for domain in served_hosts(server.spec["hosts"], server.gateway.namespace, vs):
+                    entry = domains.setdefault(domain, _Domain())
+                    entry.rules[(vs.key, server.ref)] = None
+                    entry.redirects |= mixed and server.redirects
+        compiled: dict[tuple[Key, str], list[ir.Route]] = {}
+        grouped: dict[tuple[tuple[tuple[Key, str], ...], bool], list[str]] = {}
+        for domain, entry in domains.items():
+            grouped.setdefault((tuple(entry.rules), entry.redirects), []).append(domain)
+        out: list[ir.VirtualHost] = []
+        for (rules, redirects), names in grouped.items():
+            routes: list[ir.Route] = []
+            if redirects:
+                routes = [{"redirect": {"code": 301, "scheme": "https"}}]
+            else:
+                for key, ref in rules:
+                    if (key, ref) not in compiled:
+                        vs = self.index.by_key[key]
+                        compiled[key, ref] = compile_routes(vs, ref, port, self.resolve)
+                    routes += compiled[key, ref]
+                if len(rules) > 1:
+                    routes = catch_all_last(routes)
+            out.append({"name": f"{names[0]}:{port}", "domains": names, "routes": routes})
+        return out
+
+    def resolve(self, destination: dict[str, Any], namespace: str, listener_port: int) -> str:
+        host = self.index.canonical(destination["host"], namespace)
+        service = self.index.service(host)
+        ports = list(service.ports) if service is not None else []
+        port = destination.get("port", {}).get("number") or (ports[0] if len(ports) == 1 else listener_port)
+        subset = destination.get("subset", "")
+        name = cluster_name(port, subset, host)
+        if name not in self.clusters and service is not None:
+            self.clusters[name] = self.cluster(host, port, subset)
+        return name
+
+    # -- clusters --------------------------------------------------------------------------------------------
+
+    def cluster(self, host: str, port: int, subset: str) -> ir.Cluster:
+        service = self.index.service(host)
+        assert service is not None  # validate has refused unknown hosts
+        rule = self.index.rule(host)
+        out, tls = base_cluster(self.index, host, port, subset, service.namespace)
+        out["endpoints"] = entry_endpoints(self.index, service, host, port, subset_labels(rule, subset))
+        if is_dns(service) and any(not is_ip(e["address"]) for e in out["endpoints"]):
+            out["dns"] = True
+        if tls.get("mode", "DISABLE") != "DISABLE":
+            name = self.client_context(tls, host, port, subset)
+            out["tls"], _ = origination(tls, host, service, name)
+            for e in out["endpoints"]:
+                e["tls"] = True
+        if not out["endpoints"]:
+            entry = service.entries[0]
+            self.problems.append(
+                entry.problem(
+                    ("spec",),
+                    f"gives no endpoint to {out['name']}: requests to it get 503",
+                    "check the labels of the subset and of the endpoints",
+                    warning=True,
+                )
+            )
+        return out
+
+    def client_context(self, tls: dict[str, Any], host: str, port: int, subset: str) -> str:
+        """One context for the same files, however many clusters use it."""
+        fields = ("clientCertificate", "privateKey", "caCertificates", "insecureSkipVerify")
+        content = tuple(tls.get(k) for k in fields)
+        if content in self.client_names:
+            return self.client_names[content]
+        name = f"client/{host}" + (f"/{subset}" if subset else "")
+        while name in self.contexts:
+            name = f"{name}:{port}"
+        _, raw = origination(tls, host, None, name)
+        context: ir.TlsContext = {"name": name, "server": False, "verify": raw["verify"], "alpn": raw["alpn"]}
+        owner, at = tls_owner(self.index, host, port, subset)
+        if "cert_file" in raw:
+            context["cert"], context["key"] = self.files.pair(
+                owner, at, tls, "clientCertificate", "privateKey"
+            )
+        if "ca_file" in raw:
+            context["ca"] = self.files.bundle(owner, at, tls, "caCertificates")
+        self.contexts[name] = context
+        self.client_names[content] = name
+        return name
+
+
+def served_hosts(server_hosts: list[str], gateway_namespace: str, vs: Resource) -> list[str]:
+    """The hosts that a server of a gateway serves for a VirtualService: of each pair of covering names the
+    narrower."""
+    out: dict[str, None] = {}
+    patterns = []
+    exact = set()
+    for raw in server_hosts:
+        namespace, _, host = raw.lower().rpartition("/")
+        if namespace in ("", "*", vs.namespace) or (namespace == "." and gateway_namespace == vs.namespace):
+            if "*" in host:
+                patterns.append(host)
+            else:
+                exact.add(host)
+    for raw in vs.spec["hosts"]:
+        host = raw.lower()
+        if host in exact or any(host_matches(p, host) for p in patterns):
+            out[host] = None
+        elif "*" in host:
+            out.update((h, None) for h in [*sorted(exact), *patterns] if host_matches(host, h))
+    return list(out)
+
+
+def tls_owner(index: Index, host: str, port: int, subset: str) -> tuple[Resource, tuple[str | int, ...]]:
+    """Which DestinationRule's field the tls settings of a destination come from, for messages."""
+    rule = index.rule(host)
+    assert rule is not None
+    places: list[tuple[Resource, tuple[str | int, ...], dict[str, Any]]] = []
+    found = rule.subset(subset) if subset else None
+    if found is not None:
+        owner, i = found
+        places.append(
+            (
+                owner,
+                ("spec", "subsets", i, "trafficPolicy"),
+                owner.spec["subsets"][i].get("trafficPolicy", {}),
+            )
+        )
+    top, policy = rule.top()
+    assert top is not None
+    places.append((top, ("spec", "trafficPolicy"), policy))
+    for owner, at, p in places:
+        for i, own in enumerate(p.get("portLevelSettings", ())):
+            if own["port"]["number"] == port and "tls" in own:
+                return owner, (*at, "portLevelSettings", i, "tls")
+        if "tls" in p:
+            return owner, (*at, "tls")
+    return top, ("spec", "trafficPolicy", "tls")

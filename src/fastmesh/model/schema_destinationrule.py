@@ -1,0 +1,182 @@
+"""DestinationRule, field for field (networking.istio.io; API of Istio 1.31). Only the shape: how objects fit
+together is validate.py."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastmesh.model import formats as fmt
+from fastmesh.model.fields import Bool, Duration, Enum, Int, List, Map, Message, Str, later, req
+from fastmesh.model.problems import Reporter
+from fastmesh.model.schema_virtualservice import EXPORT_TO, PORT_SELECTOR
+
+MAX_COUNT: Final = 2**31 - 1
+MAX_REQUESTS_PER_CONNECTION: Final = 2**29
+
+LABELS: Final = Map(Str(fmt.label_value), fmt.label_key)
+
+LOAD_BALANCER: Final = Message(
+    "LoadBalancerSettings",
+    {
+        "simple": Enum(
+            {
+                "UNSPECIFIED": "LEAST_REQUEST",
+                "LEAST_CONN": "LEAST_REQUEST",
+                "RANDOM": "RANDOM",
+                "ROUND_ROBIN": "ROUND_ROBIN",
+                "LEAST_REQUEST": "LEAST_REQUEST",
+            },
+            later={"PASSTHROUGH": "there is no original destination to pass to"},
+            warnings={"LEAST_CONN": "LEAST_CONN is deprecated by Istio and means LEAST_REQUEST"},
+        ),
+        "consistentHash": later(),
+        "localityLbSetting": later(),
+        "zoneAwareLbSetting": later(),
+        "warmupDurationSecs": later(),
+        "warmup": later(),
+    },
+    one_of=(("simple", "consistentHash"),),
+)
+
+
+def _tcp(d: dict[str, Any], r: Reporter) -> None:
+    if d.get("maxConnections"):
+        r.warn(
+            "is counted by each worker, not by the whole proxy",
+            "divide it by the number of workers",
+            at=("maxConnections",),
+        )
+
+
+_TCP: Final = Message(
+    "TCPSettings",
+    {
+        "maxConnections": Int(1, MAX_COUNT),
+        "connectTimeout": Duration(),
+        "tcpKeepalive": later(),
+        "maxConnectionDuration": later(),
+        "idleTimeout": later("for HTTP give http.idleTimeout"),
+    },
+    rule=_tcp,
+)
+
+_HTTP: Final = Message(
+    "HTTPSettings",
+    {
+        "http1MaxPendingRequests": later(),
+        "http2MaxRequests": later(),
+        "maxRequestsPerConnection": Int(0, MAX_REQUESTS_PER_CONNECTION),
+        "maxRetries": later(),
+        "idleTimeout": Duration(),
+        "h2UpgradePolicy": Enum(
+            ["DEFAULT", "DO_NOT_UPGRADE"], later={"UPGRADE": "HTTP/2 to upstreams is to come"}
+        ),
+        "useClientProtocol": later(),
+        "maxConcurrentStreams": later(),
+        "http2KeepAlive": later(),
+    },
+)
+
+CONNECTION_POOL: Final = Message("ConnectionPoolSettings", {"tcp": _TCP, "http": _HTTP})
+
+
+def _client_tls(d: dict[str, Any], r: Reporter) -> None:
+    mode = d.get("mode", "DISABLE")
+    own = [k for k in ("clientCertificate", "privateKey") if d.get(k)]
+    if mode == "MUTUAL":
+        for k in ("clientCertificate", "privateKey"):
+            if not d.get(k):
+                r.add("is required by mode MUTUAL", at=(k,))
+    elif own:
+        r.add(f"is possible with mode MUTUAL only, not with {mode}", at=(own[0],))
+    for k in ("caCertificates", "subjectAltNames", "sni", "insecureSkipVerify"):
+        if mode in ("DISABLE", "ISTIO_MUTUAL") and d.get(k):
+            what = (
+                "the mesh decides it with mode ISTIO_MUTUAL"
+                if mode == "ISTIO_MUTUAL"
+                else "has no meaning with mode DISABLE"
+            )
+            r.add(what, at=(k,))
+    if d.get("insecureSkipVerify"):
+        for k in ("caCertificates", "subjectAltNames"):
+            if d.get(k):
+                r.add("contradicts insecureSkipVerify", at=(k,))
+        r.warn("the server's certificate is not verified: anyone can pose as it", at=("insecureSkipVerify",))
+
+
+CLIENT_TLS: Final = Message(
+    "ClientTLSSettings",
+    {
+        "mode": Enum(["DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"]),
+        "clientCertificate": Str(fmt.locale_free_path),
+        "privateKey": Str(fmt.locale_free_path),
+        "caCertificates": Str(fmt.locale_free_path),
+        "credentialName": later("give files: clientCertificate, privateKey, caCertificates"),
+        "subjectAltNames": List(Str(empty=False)),
+        "sni": Str(fmt.host_name),
+        "insecureSkipVerify": Bool(),
+        "caCrl": later(),
+    },
+    rule=_client_tls,
+)
+
+_COMMON: Final[dict[str, Any]] = {
+    "loadBalancer": LOAD_BALANCER,
+    "connectionPool": CONNECTION_POOL,
+    "outlierDetection": later(),
+    "tls": CLIENT_TLS,
+}
+
+PORT_TRAFFIC_POLICY: Final = Message("PortTrafficPolicy", {"port": req(PORT_SELECTOR), **_COMMON})
+
+
+def _traffic_policy(d: dict[str, Any], r: Reporter) -> None:
+    seen: set[int] = set()
+    for i, p in enumerate(d.get("portLevelSettings", ())):
+        number = p["port"]["number"]
+        if number in seen:
+            r.add(f"port {number} is given twice", at=("portLevelSettings", i, "port"))
+        seen.add(number)
+
+
+TRAFFIC_POLICY: Final = Message(
+    "TrafficPolicy",
+    {
+        **_COMMON,
+        "portLevelSettings": List(PORT_TRAFFIC_POLICY, high=4096),
+        "tunnel": later(),
+        "proxyProtocol": later(),
+        "retryBudget": later(),
+    },
+    rule=_traffic_policy,
+)
+
+SUBSET: Final = Message(
+    "Subset",
+    {
+        "name": req(Str(fmt.subset_name, empty=False)),
+        "labels": LABELS,
+        "trafficPolicy": TRAFFIC_POLICY,
+    },
+)
+
+
+def _destination_rule(d: dict[str, Any], r: Reporter) -> None:
+    seen: set[str] = set()
+    for i, subset in enumerate(d.get("subsets", ())):
+        if subset["name"] in seen:
+            r.add(f"the subset {subset['name']} is defined twice", at=("subsets", i, "name"))
+        seen.add(subset["name"])
+
+
+DESTINATION_RULE: Final = Message(
+    "DestinationRule",
+    {
+        "host": req(Str(fmt.wildcard_host, empty=False)),
+        "trafficPolicy": TRAFFIC_POLICY,
+        "subsets": List(SUBSET),
+        "exportTo": EXPORT_TO,
+        "workloadSelector": later("a rule applies to every client"),
+    },
+    rule=_destination_rule,
+)

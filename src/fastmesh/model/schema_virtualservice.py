@@ -1,0 +1,415 @@
+"""VirtualService, field for field (networking.istio.io; API of Istio 1.31). Only the shape: how objects fit
+together is validate.py."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastmesh.model import formats as fmt
+from fastmesh.model.fields import (
+    NOT_YET,
+    Bool,
+    Bytes,
+    Duration,
+    Enum,
+    Int,
+    List,
+    Map,
+    Message,
+    Str,
+    clip,
+    gone,
+    later,
+    req,
+)
+from fastmesh.model.problems import Reporter
+
+PORT: Final = Int(1, 65535)
+MAX_WEIGHT: Final = 1_000_000
+"""Of one destination: sums stay far below 32 bits."""
+MAX_ATTEMPTS: Final = 100
+
+RETRY_ON: Final = ("connect-failure", "refused-stream", "reset-before-request")
+"""What the data plane retries on."""
+RETRY_ON_LATER: Final = frozenset(
+    {
+        "5xx",
+        "gateway-error",
+        "reset",
+        "envoy-ratelimited",
+        "retriable-4xx",
+        "retriable-status-codes",
+        "retriable-headers",
+        "http3-post-connect-failure",
+        "cancelled",
+        "deadline-exceeded",
+        "internal",
+        "resource-exhausted",
+        "unavailable",
+    }
+)
+
+
+def export_to_rule(value: str, r: Reporter) -> None:
+    if value != "*":
+        r.add(f'a visibility other than "*" is {NOT_YET}', "remove exportTo")
+
+
+EXPORT_TO: Final = List(Str(export_to_rule))
+
+
+def _string_match(d: dict[str, Any], r: Reporter) -> None:
+    if not d:
+        r.add("needs one of exact, prefix, regex")
+    elif d.get("prefix") == "" or d.get("regex") == "":
+        r.add("an empty prefix or regex matches nothing in particular", "give a value")
+
+
+def _value_match(d: dict[str, Any], r: Reporter) -> None:
+    if d.get("regex") == "":
+        r.add("an empty regex matches nothing in particular", "write {} to test for presence")
+
+
+_MATCH_FIELDS: Final = {"exact": Str(), "prefix": Str(), "regex": Str(fmt.regex)}
+_ONE: Final = (("exact", "prefix", "regex"),)
+STRING_MATCH: Final = Message("StringMatch", _MATCH_FIELDS, one_of=_ONE, rule=_string_match)
+# In headers and query parameters {} asks for presence.
+VALUE_MATCH: Final = Message("StringMatch", _MATCH_FIELDS, one_of=_ONE, rule=_value_match)
+
+IGNORED_HEADER_KEYS: Final = ("uri", "scheme", "method", "authority")
+
+
+def _matched_header(key: str, r: Reporter) -> None:
+    if key in IGNORED_HEADER_KEYS:
+        r.add(
+            f'"{key}" is not a header here (Istio ignores this key)',
+            f"match {key} beside headers, not in them",
+        )
+    elif key.startswith(":"):
+        if key not in (":authority", ":method", ":scheme"):
+            r.add(f"matching the pseudo header {key} is {NOT_YET}", "match uri" if key == ":path" else "")
+    else:
+        fmt.header_name(key, r)
+
+
+def _query_name(key: str, r: Reporter) -> None:
+    if not key:
+        r.add("the name of a query parameter must not be empty")
+
+
+def _http_match(d: dict[str, Any], r: Reporter) -> None:
+    conditions = (
+        "uri",
+        "scheme",
+        "method",
+        "authority",
+        "headers",
+        "port",
+        "gateways",
+        "queryParams",
+        "withoutHeaders",
+    )
+    if not any(d.get(k) for k in conditions):
+        r.add("a match must not be empty", "leave match out to take every request")
+    if d.get("ignoreUriCase") and "regex" in d.get("uri", {}):
+        r.warn(
+            "is without effect on a regex, as in Istio", "begin the regex with (?i)", at=("ignoreUriCase",)
+        )
+
+
+HTTP_MATCH: Final = Message(
+    "HTTPMatchRequest",
+    {
+        "name": Str(),
+        "uri": STRING_MATCH,
+        "scheme": STRING_MATCH,
+        "method": STRING_MATCH,
+        "authority": STRING_MATCH,
+        "headers": Map(VALUE_MATCH, _matched_header),
+        "port": PORT,
+        "sourceLabels": later(),
+        "gateways": List(Str(fmt.gateway_ref)),
+        "queryParams": Map(VALUE_MATCH, _query_name),
+        "ignoreUriCase": Bool(),
+        "withoutHeaders": Map(VALUE_MATCH, _matched_header),
+        "sourceNamespace": later(),
+        "statPrefix": later(),
+    },
+    rule=_http_match,
+)
+
+PORT_SELECTOR: Final = Message(
+    "PortSelector",
+    {
+        "number": req(PORT),
+        "name": gone("Istio has removed this field", "use number"),
+    },
+)
+
+DESTINATION: Final = Message(
+    "Destination",
+    {
+        "host": req(Str(fmt.wildcard_host, empty=False)),
+        "subset": Str(fmt.subset_name),
+        "port": PORT_SELECTOR,
+    },
+)
+
+
+def _operations(d: dict[str, Any], r: Reporter) -> None:
+    for op in ("set", "add"):
+        seen: set[str] = set()
+        for k in d.get(op, {}):
+            if k.lower() in seen:
+                r.add("names the same header twice", "header names are case-insensitive", at=(op, k))
+            seen.add(k.lower())
+    for op in ("add", "remove"):
+        for i, k in enumerate(d.get(op, ())):
+            if k.lower() in ("host", ":authority"):
+                r.add(
+                    f"{k} cannot be {'added' if op == 'add' else 'removed'}",
+                    "use set or rewrite.authority",
+                    at=(op, i if op == "remove" else k),
+                )
+
+
+_OPERATIONS: Final = Message(
+    "HeaderOperations",
+    {
+        "set": Map(Str(fmt.header_value), fmt.operated_header_name),
+        "add": Map(Str(fmt.header_value), fmt.operated_header_name),
+        "remove": List(Str(fmt.operated_header_name)),
+    },
+    rule=_operations,
+)
+
+
+def _response_operations(d: dict[str, Any], r: Reporter) -> None:
+    for op in ("set", "add"):
+        for k in d.get("response", {}).get(op, {}):
+            if k.lower() in ("host", ":authority"):
+                r.add(f"{k} is not a response header", at=("response", op, k))
+    for k, v in d.get("request", {}).get("set", {}).items():
+        if k.lower() in ("host", ":authority"):
+            before = len(r.problems)
+            fmt.authority(v, r)
+            if len(r.problems) > before:
+                return
+
+
+HEADERS: Final = Message(
+    "Headers", {"request": _OPERATIONS, "response": _OPERATIONS}, rule=_response_operations
+)
+
+
+def _destination_headers(d: dict[str, Any], r: Reporter) -> None:
+    for k in d.get("headers", {}).get("request", {}).get("set", {}):
+        if k.lower() in ("host", ":authority"):
+            r.add(
+                f"setting {k} for one destination is {NOT_YET}",
+                "set it in the route's headers or rewrite.authority",
+                at=("headers", "request", "set", k),
+            )
+
+
+HTTP_ROUTE_DESTINATION: Final = Message(
+    "HTTPRouteDestination",
+    {
+        "destination": req(DESTINATION),
+        "weight": Int(0, MAX_WEIGHT),
+        "headers": HEADERS,
+    },
+    rule=_destination_headers,
+)
+
+REDIRECT_CODES: Final = (301, 302, 303, 307, 308)
+
+
+def _redirect(d: dict[str, Any], r: Reporter) -> None:
+    code = d.get("redirectCode", 301)
+    if code not in REDIRECT_CODES:
+        r.add(f"must be one of {', '.join(map(str, REDIRECT_CODES))}, not {code}", at=("redirectCode",))
+    if not any(k in d for k in ("uri", "authority", "port", "derivePort", "scheme", "prefixRewrite")):
+        r.add("a redirect must change something", "give uri, authority, scheme, port or prefixRewrite")
+    if d.get("scheme", "https") not in ("http", "https"):
+        r.add("must be http or https", at=("scheme",))
+
+
+HTTP_REDIRECT: Final = Message(
+    "HTTPRedirect",
+    {
+        "uri": Str(fmt.url_path),
+        "authority": Str(fmt.authority),
+        "port": PORT,
+        "derivePort": Enum(["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"]),
+        "scheme": Str(),
+        "redirectCode": Int(0, 999),
+        "prefixRewrite": Str(fmt.url_path),
+    },
+    one_of=(("port", "derivePort"), ("uri", "prefixRewrite")),
+    rule=_redirect,
+)
+
+
+def _body(d: dict[str, Any], r: Reporter) -> None:
+    if not d:
+        r.add("needs string or bytes", "leave body out for an empty one")
+
+
+HTTP_DIRECT_RESPONSE: Final = Message(
+    "HTTPDirectResponse",
+    {
+        "status": req(Int(200, 599)),
+        "body": Message(
+            "HTTPBody", {"string": Str(), "bytes": Bytes()}, one_of=(("string", "bytes"),), rule=_body
+        ),
+    },
+)
+
+
+def _rewrite(d: dict[str, Any], r: Reporter) -> None:
+    if not d:
+        r.add("must rewrite something", "give uri or authority")
+
+
+HTTP_REWRITE: Final = Message(
+    "HTTPRewrite",
+    {
+        "uri": Str(fmt.url_path, empty=False),
+        "authority": Str(fmt.authority, empty=False),
+        "uriRegexRewrite": later(),
+    },
+    rule=_rewrite,
+)
+
+
+def _retry_on(value: str, r: Reporter) -> None:
+    for word in (w.strip() for w in value.split(",")):
+        if word in RETRY_ON:
+            continue
+        if word in RETRY_ON_LATER or (word.isdigit() and len(word) == 3):
+            r.add(f"{word}: {NOT_YET}", f"today: {', '.join(RETRY_ON)}")
+        else:
+            r.add(f"{clip(word)} is not a retry condition", f"today: {', '.join(RETRY_ON)}")
+
+
+def _retries(d: dict[str, Any], r: Reporter) -> None:
+    if "attempts" not in d and d:
+        r.warn("without attempts Istio means 0: nothing is retried", "give attempts")
+
+
+HTTP_RETRY: Final = Message(
+    "HTTPRetry",
+    {
+        "attempts": Int(0, MAX_ATTEMPTS),
+        "perTryTimeout": Duration(),
+        "retryOn": Str(_retry_on),
+        "retryRemoteLocalities": later(),
+        "retryIgnorePreviousHosts": later(),
+        "backoff": later(),
+    },
+    rule=_retries,
+)
+
+
+def _route(d: dict[str, Any], r: Reporter) -> None:
+    """One action; what belongs to forwarding only with forwarding."""
+    forward, redirect, direct = d.get("route"), "redirect" in d, "directResponse" in d
+    actions = [k for k in ("route", "redirect", "directResponse") if d.get(k) is not None]
+    if len(actions) > 1:
+        r.add(
+            f"{' and '.join(actions)} contradict each other",
+            "a rule has one of route, redirect, directResponse",
+        )
+        return
+    if not forward and not redirect and not direct:
+        r.add("needs one of route, redirect, directResponse")
+        return
+    if not forward:
+        for k in ("rewrite", "retries", "timeout"):
+            if k in d:
+                r.add(f"is possible with route only, not with {actions[0]}", at=(k,))
+    else:
+        weights = [w.get("weight", 0) for w in forward]
+        if len(weights) > 1 and not sum(weights):
+            r.add("all weights are 0: no destination would get a request", at=("route",))
+        host = d.get("headers", {}).get("request", {}).get("set", {})
+        if "authority" in d.get("rewrite", {}) and any(k.lower() in ("host", ":authority") for k in host):
+            r.add("headers.request.set and rewrite.authority both set the host", at=("rewrite", "authority"))
+    if "prefixRewrite" in d.get("redirect", {}):
+        for i, m in enumerate(d.get("match", [{}]) or [{}]):
+            if "prefix" not in m.get("uri", {}):
+                r.add("needs a match by uri.prefix", f"match[{i}] has none", at=("redirect", "prefixRewrite"))
+    if "timeout" in d and d["timeout"] and d.get("retries", {}).get("perTryTimeout", 0) > d["timeout"]:
+        r.warn("is longer than timeout and has no effect", at=("retries", "perTryTimeout"))
+
+
+HTTP_ROUTE: Final = Message(
+    "HTTPRoute",
+    {
+        "name": Str(),
+        "match": List(HTTP_MATCH),
+        "route": List(HTTP_ROUTE_DESTINATION),
+        "redirect": HTTP_REDIRECT,
+        "directResponse": HTTP_DIRECT_RESPONSE,
+        "delegate": later(),
+        "rewrite": HTTP_REWRITE,
+        "timeout": Duration(zero=True),
+        "retries": HTTP_RETRY,
+        "fault": later(),
+        "mirror": later(),
+        "mirrors": later(),
+        "mirrorPercent": later(),
+        "mirror_percent": later(),
+        "mirrorPercentage": later(),
+        "corsPolicy": later(),
+        "headers": HEADERS,
+        "websocketUpgrade": gone("Istio has removed this field", "WebSocket needs no setting"),
+        "appendHeaders": gone("Istio has removed this field", "use headers"),
+        "appendRequestHeaders": gone("Istio has removed this field", "use headers.request.add"),
+        "appendResponseHeaders": gone("Istio has removed this field", "use headers.response.add"),
+        "removeRequestHeaders": gone("Istio has removed this field", "use headers.request.remove"),
+        "removeResponseHeaders": gone("Istio has removed this field", "use headers.response.remove"),
+    },
+    rule=_route,
+)
+
+
+def _virtual_service(d: dict[str, Any], r: Reporter) -> None:
+    if not d.get("hosts"):
+        r.add(
+            "needs at least one host", f"a VirtualService that others delegate to is {NOT_YET}", at=("hosts",)
+        )
+    if not d.get("http"):
+        r.add("needs at least one http route", at=("http",))
+    seen: set[str] = set()
+    for i, host in enumerate(d.get("hosts", ())):
+        if host.lower() in seen:
+            r.add(f"the host {host} is named twice", at=("hosts", i))
+        seen.add(host.lower())
+    for i, route in enumerate(d.get("http", ())):
+        if i + 1 < len(d["http"]) and _takes_all(route):
+            r.warn("is never reached", f"http[{i}] before it takes every request", at=("http", i + 1))
+            break
+
+
+def _takes_all(route: dict[str, Any]) -> bool:
+    """A route without match, or with a match by the prefix / alone."""
+    matches = route.get("match")
+    return not matches or any(
+        m.keys() - {"name", "ignoreUriCase"} == {"uri"} and m["uri"].get("prefix") == "/" for m in matches
+    )
+
+
+VIRTUAL_SERVICE: Final = Message(
+    "VirtualService",
+    {
+        "hosts": List(Str(fmt.wildcard_host)),
+        "gateways": List(Str(fmt.gateway_ref)),
+        "http": List(HTTP_ROUTE),
+        "tls": later("TLS is not passed through yet"),
+        "tcp": later("only HTTP is routed"),
+        "exportTo": EXPORT_TO,
+    },
+    rule=_virtual_service,
+)

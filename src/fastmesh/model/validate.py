@@ -1,0 +1,361 @@
+"""What resources must say together (model): references, duplicates, contradictions between objects. Each
+object's own shape is its schema's.
+
+`validate` reports everything; nothing here raises. In a mesh services come and go, so an unknown host is a
+warning there; an edge's file must hold all that it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from fastmesh.model.fields import NOT_YET, did_you_mean
+from fastmesh.model.index import Index, Rule
+from fastmesh.model.problems import Path, Problem
+from fastmesh.model.schema import Key, Resource
+
+MESH = "mesh"
+
+
+def validate(
+    resources: Iterable[Resource],
+    *,
+    edge: bool = False,
+    services: Collection[str] = (),
+    incomplete: bool = False,
+) -> list[Problem]:
+    """Everything that is wrong between these objects.
+
+    `edge`: a proxy without a control plane. `services`: full names of services that the registry knows
+    besides. `incomplete`: some objects were refused already, so a reference to what is not there is no
+    news."""
+    given = list(resources)
+    return _Validator(Index(given), given, edge, set(services), incomplete).run()
+
+
+def bindings(index: Index) -> dict[str, list[Resource]]:
+    """VirtualServices by what they apply to: "namespace/gateway" or "mesh", in the order of the file."""
+    out: dict[str, list[Resource]] = {}
+    for vs in index.kind("VirtualService"):
+        for ref in dict.fromkeys(ref for ref, _ in references(vs)):
+            out.setdefault(ref, []).append(vs)
+    return out
+
+
+def references(vs: Resource) -> list[tuple[str, Path]]:
+    """Every gateway that a VirtualService names (also in matches), as "namespace/name" or "mesh", with
+    where."""
+
+    def full(name: str) -> str:
+        return name if name == MESH or "/" in name else f"{vs.namespace}/{name}"
+
+    out: list[tuple[str, Path]] = []
+    names = vs.spec.get("gateways", [])
+    if not names:
+        out.append((MESH, ("spec", "gateways")))
+    out += [(full(n), ("spec", "gateways", i)) for i, n in enumerate(names)]
+    for h, http in enumerate(vs.spec["http"]):
+        for m, match in enumerate(http.get("match", ())):
+            out += [
+                (full(n), ("spec", "http", h, "match", m, "gateways", i))
+                for i, n in enumerate(match.get("gateways", ()))
+            ]
+    return out
+
+
+class _Validator:
+    def __init__(
+        self, index: Index, given: list[Resource], edge: bool, services: set[str], incomplete: bool
+    ) -> None:
+        self.index = index
+        self.given = given
+        self.edge = edge
+        self.known = services
+        self.incomplete = incomplete
+        self.problems: list[Problem] = []
+
+    def run(self) -> list[Problem]:
+        self.duplicates()
+        self.virtual_services()
+        self.mesh_hosts()
+        self.destination_rules()
+        self.gateways()
+        self.service_entries()
+        self.peer_authentications()
+        return self.problems
+
+    def add(self, r: Resource, path: Path, message: str, hint: str = "", *, warning: bool = False) -> None:
+        self.problems.append(r.problem(path, message, hint, warning=warning))
+
+    def duplicates(self) -> None:
+        seen: dict[Key, Resource] = {}
+        for r in self.given:
+            first = seen.setdefault(r.key, r)
+            if first is not r:
+                self.add(
+                    r,
+                    ("metadata", "name"),
+                    "is defined twice",
+                    f"first at line {first.origin.line}" if first.origin.line else "",
+                )
+
+    # -- VirtualService --------------------------------------------------------------------------------------
+
+    def virtual_services(self) -> None:
+        gateways = {f"{g.namespace}/{g.name}": g for g in self.index.kind("Gateway")}
+        for vs in self.index.kind("VirtualService"):
+            refs = references(vs)
+            for ref, path in refs:
+                if ref != MESH and ref not in gateways and not self.incomplete:
+                    self.add(
+                        vs,
+                        path,
+                        f"there is no Gateway {ref}",
+                        did_you_mean(ref, list(gateways)),
+                        warning=not self.edge,
+                    )
+            if self.edge and all(ref == MESH for ref, _ in refs):
+                self.add(
+                    vs,
+                    ("spec", "gateways"),
+                    "applies to sidecars only: this proxy does not use it",
+                    "name a Gateway of this file",
+                    warning=True,
+                )
+            for h, http in enumerate(vs.spec["http"]):
+                for d, dest in enumerate(http.get("route", ())):
+                    self.destination(
+                        vs, ("spec", "http", h, "route", d, "destination"), dest["destination"], refs
+                    )
+
+    def destination(
+        self, vs: Resource, path: Path, dest: dict[str, Any], refs: list[tuple[str, Path]]
+    ) -> None:
+        host = self.index.canonical(dest["host"], vs.namespace)
+        service = self.index.service(host)
+        if "*" in dest["host"]:
+            self.add(vs, (*path, "host"), f"{dest['host']}: a wildcard is no destination")
+            return
+        if service is None and host not in self.known and not self.incomplete:
+            known = list(self.index.services)
+            if self.edge:
+                self.add(
+                    vs,
+                    (*path, "host"),
+                    f"no ServiceEntry defines {host}",
+                    did_you_mean(dest["host"], known) or "define it with a ServiceEntry",
+                )
+            else:
+                self.add(
+                    vs,
+                    (*path, "host"),
+                    f"no service is known as {host} now",
+                    "requests get 503 until there is one",
+                    warning=True,
+                )
+        if service is not None and host not in self.known:
+            number = dest.get("port", {}).get("number")
+            ports = ", ".join(map(str, service.ports))
+            if number is not None and number not in service.ports:
+                self.add(vs, (*path, "port", "number"), f"{host} has no port {number}", f"its ports: {ports}")
+            elif number is None and len(service.ports) > 1:
+                missing = [p for p in self.listener_ports(refs) if p not in service.ports]
+                if missing or (MESH in [ref for ref, _ in refs] and self.edge):
+                    self.add(
+                        vs,
+                        path,
+                        f"{host} has several ports and none is chosen",
+                        f"give port.number, one of {ports}",
+                    )
+        self.subset(vs, (*path, "subset"), host, dest.get("subset", ""))
+
+    def listener_ports(self, refs: list[tuple[str, Path]]) -> list[int]:
+        """The ports of the gateways that a VirtualService is bound to: where no port is given, the listener's
+        is taken."""
+        named = {ref for ref, _ in refs}
+        return [
+            s["port"]["number"]
+            for g in self.index.kind("Gateway")
+            if f"{g.namespace}/{g.name}" in named
+            for s in g.spec["servers"]
+        ]
+
+    def subset(self, vs: Resource, path: Path, host: str, subset: str) -> None:
+        if not subset or self.incomplete:
+            return
+        rule: Rule | None = self.index.rule(host)
+        if rule is None:
+            self.add(
+                vs,
+                path,
+                f"there is no subset {subset}: no DestinationRule is for {host}",
+                "define the subset with a DestinationRule",
+            )
+        elif rule.subset(subset) is None:
+            names = rule.subset_names()
+            self.add(
+                vs,
+                path,
+                f"there is no subset {subset} in the DestinationRule of {host}",
+                did_you_mean(subset, names)
+                or (f"its subsets: {', '.join(names)}" if names else "it has no subsets"),
+            )
+
+    def mesh_hosts(self) -> None:
+        """Sidecars: Istio takes one of several VirtualServices for a host and drops the others; nothing is
+        dropped here."""
+        seen: dict[str, Resource] = {}
+        for vs in self.index.kind("VirtualService"):
+            if MESH not in [ref for ref, _ in references(vs)]:
+                continue
+            for i, raw in enumerate(vs.spec["hosts"]):
+                host = self.index.canonical(raw, vs.namespace)
+                first = seen.setdefault(host, vs)
+                if first is not vs:
+                    self.add(
+                        vs,
+                        ("spec", "hosts", i),
+                        f"{host} is routed by VirtualService {first.namespace}/{first.name} already",
+                        "for sidecars a host has one VirtualService: put all its rules there",
+                    )
+
+    # -- DestinationRule -------------------------------------------------------------------------------------
+
+    def destination_rules(self) -> None:
+        for host, rule in self.index.rules.items():
+            owners: dict[str, Resource] = {}
+            first: Resource | None = None
+            for r in rule.resources:
+                for i, s in enumerate(r.spec.get("subsets", ())):
+                    owner = owners.setdefault(s["name"], r)
+                    if owner is not r:
+                        self.add(
+                            r,
+                            ("spec", "subsets", i, "name"),
+                            f"the subset {s['name']} of {host} is defined by "
+                            f"DestinationRule {owner.namespace}/{owner.name} already",
+                        )
+                if r.spec.get("trafficPolicy"):
+                    if first is not None:
+                        self.add(
+                            r,
+                            ("spec", "trafficPolicy"),
+                            f"DestinationRule {first.namespace}/{first.name} gives one for {host} already",
+                            "a host has one top-level trafficPolicy",
+                        )
+                    first = first or r
+                if self.edge:
+                    self.edge_tls(r)
+
+    def edge_tls(self, r: Resource) -> None:
+        """ISTIO_MUTUAL needs an identity from a control plane."""
+        places: list[tuple[Path, dict[str, Any]]] = [
+            (("spec", "trafficPolicy"), r.spec.get("trafficPolicy", {}))
+        ]
+        places += [
+            (("spec", "subsets", i, "trafficPolicy"), s.get("trafficPolicy", {}))
+            for i, s in enumerate(r.spec.get("subsets", ()))
+        ]
+        for path, policy in places:
+            blocks = [((*path, "tls"), policy.get("tls", {}))]
+            blocks += [
+                ((*path, "portLevelSettings", i, "tls"), p.get("tls", {}))
+                for i, p in enumerate(policy.get("portLevelSettings", ()))
+            ]
+            for at, tls in blocks:
+                if tls.get("mode") == "ISTIO_MUTUAL":
+                    self.add(
+                        r,
+                        (*at, "mode"),
+                        f"ISTIO_MUTUAL for an edge without a control plane: {NOT_YET}",
+                        "use MUTUAL with files",
+                    )
+
+    # -- Gateway ---------------------------------------------------------------------------------------------
+
+    def gateways(self) -> None:
+        bound = bindings(self.index)
+        ports: dict[tuple[str, int], tuple[Resource, dict[str, Any]]] = {}
+        if self.edge and not self.index.kind("Gateway") and not self.incomplete:
+            self.problems.append(Problem("there is no Gateway: an edge needs one to know where to listen"))
+        for g in self.index.kind("Gateway"):
+            if self.edge and f"{g.namespace}/{g.name}" not in bound and not self.incomplete:
+                self.add(
+                    g,
+                    ("metadata", "name"),
+                    "no VirtualService is bound to this Gateway: every request gets 404",
+                    warning=True,
+                )
+            for i, s in enumerate(g.spec["servers"]):
+                key = (s.get("bind", ""), s["port"]["number"])
+                first_g, first = ports.setdefault(key, (g, s))
+                if first is not s:
+                    self.same_port(g, i, s, first_g, first)
+
+    def same_port(
+        self, g: Resource, i: int, s: dict[str, Any], first_g: Resource, first: dict[str, Any]
+    ) -> None:
+        number = s["port"]["number"]
+        path: Path = ("spec", "servers", i)
+        if s["port"]["protocol"] != first["port"]["protocol"]:
+            self.add(
+                g,
+                (*path, "port", "protocol"),
+                f"{s['port']['protocol']} contradicts {first['port']['protocol']} on port "
+                f"{number} of Gateway {first_g.namespace}/{first_g.name}",
+            )
+            return
+        own, other = s.get("tls", {}), first.get("tls", {})
+        if s["port"]["protocol"] == "HTTPS":
+            asks = [
+                (t.get("mode"), t.get("caCertificates") if t.get("mode") == "MUTUAL" else None)
+                for t in (own, other)
+            ]
+            if asks[0] != asks[1]:
+                # a client could shake hands with one server's name and ask for the other's host
+                self.add(
+                    g,
+                    (*path, "tls"),
+                    f"servers of port {number} that ask clients for different certificates: {NOT_YET}",
+                    "give all servers of a port the same mode and caCertificates, or use another port",
+                )
+            if own.get("minProtocolVersion", "1.2") != other.get("minProtocolVersion", "1.2"):
+                self.add(
+                    g,
+                    (*path, "tls", "minProtocolVersion"),
+                    f"differs from another server of port {number}: {NOT_YET}",
+                )
+
+    # -- the others ------------------------------------------------------------------------------------------
+
+    def service_entries(self) -> None:
+        for host, service in self.index.services.items():
+            protocols: dict[int, str] = {}
+            for entry in service.entries:
+                for i, p in enumerate(entry.spec["ports"]):
+                    protocol = p.get("protocol", "HTTP")
+                    if protocols.setdefault(p["number"], protocol) != protocol:
+                        self.add(
+                            entry,
+                            ("spec", "ports", i, "protocol"),
+                            f"contradicts another ServiceEntry of {host}",
+                        )
+                if self.edge and "addresses" in entry.spec:
+                    self.add(entry, ("spec", "addresses"), "has no effect on an edge", warning=True)
+                if entry.spec.get("resolution") != service.entries[0].spec.get("resolution"):
+                    self.add(entry, ("spec", "resolution"), f"contradicts another ServiceEntry of {host}")
+
+    def peer_authentications(self) -> None:
+        seen: dict[tuple[Any, ...], Resource] = {}
+        for p in self.index.kind("PeerAuthentication"):
+            if self.edge:
+                self.add(p, ("kind",), "has no effect on an edge", warning=True)
+            labels = p.spec.get("selector", {}).get("matchLabels", {})
+            first = seen.setdefault((p.namespace, *sorted(labels.items())), p)
+            if first is not p:
+                self.add(
+                    p,
+                    ("spec", "selector"),
+                    f"PeerAuthentication {first.namespace}/{first.name} is for the same workloads",
+                )
