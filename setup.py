@@ -44,6 +44,8 @@ DIRECTIVES = {
 LIBRARIES = {
     "fastmesh._core.net.tls": ["ssl", "crypto"],
     "fastmesh._core.net.tls_ctx": ["ssl", "crypto"],
+    "fastmesh._core.net.tls_peer": ["ssl", "crypto"],
+    "fastmesh._core.net.tls_session": ["ssl", "crypto"],
     "fastmesh._core.net.conn": ["ssl", "crypto"],
     "fastmesh._core.base.regex": ["re2", "stdc++"],
 }

@@ -6,8 +6,8 @@ A new code gets a row in proxy/respond.pyx, the only place that turns a code int
 cdef enum:
     FM_OK = 0
     FM_AGAIN = -1          # not enough input yet, or the socket would block: call again on the next event
-    FM_EOF = -2            # the peer closed its sending side in order (FIN; with TLS: close_notify or FIN)
-    FM_ERESET = -3         # the connection died (RST, EPIPE, TLS alert, ...)
+    FM_EOF = -2            # the peer closed its sending side in order (FIN; with TLS: close_notify)
+    FM_ERESET = -3         # the connection died (RST, EPIPE, ...; with TLS also a bare FIN)
     FM_ENOMEM = -4         # a pool or arena is at its cap
     FM_EINTERNAL = -5      # a state that cannot be; counted, the connection is closed
     FM_WANT_WRITE = -6     # TLS: cannot go on before the socket is writable
