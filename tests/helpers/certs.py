@@ -1,4 +1,4 @@
-"""Certificates for tests, made in memory: a CA, an intermediate, leaves with SPIFFE URIs or DNS names, any validity.
+"""Certificates for tests, made in memory: CAs, leaves with SPIFFE URIs or DNS names, any validity.
 
     ca = Authority()
     web = ca.leaf(uris=["spiffe://mesh.local/ns/default/sa/web"])
@@ -128,6 +128,7 @@ class Authority:
         by: Authority,
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
+        issuer = by.key.public_key()
         builder = (
             x509.CertificateBuilder()
             .subject_name(name)
@@ -137,7 +138,7 @@ class Authority:
             .not_valid_before(now + not_before)
             .not_valid_after(now + not_after)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by.key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), critical=False)
         )
         for extension in extensions:
             critical = isinstance(extension, x509.BasicConstraints | x509.KeyUsage)

@@ -1,6 +1,6 @@
 """Pairs of TLS ends over a socketpair, driven in one thread: ours (tls_shim) and Python's ssl as the oracle.
 
-Every end has the same methods: handshake, read, write, shutdown, each giving a code (0 done, <0 tls_shim.*) or bytes.
+Every end has the same methods: handshake, read, write, each giving a code (0 done, <0 tls_shim.*) or bytes.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def ours(client: tls.Ctx, servers: Sequence[tls.Ctx], **options: Any) -> Iterato
             s.free()
 
 
-def ssl_client(ca: bytes = b"", *, cert: tuple[Path, Path] | None = None, alpn: Sequence[str] = ()) -> ssl.SSLContext:
+def ssl_client(
+    ca: bytes = b"", *, cert: tuple[Path, Path] | None = None, alpn: Sequence[str] = ()
+) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     if ca:

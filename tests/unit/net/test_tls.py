@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
@@ -22,11 +23,13 @@ REVIEWS_ID = "spiffe://mesh.local/ns/default/sa/reviews"
 
 
 def server_ctx(**options):
-    return tls.Ctx(**{"server": True, "cert": WEB.cert, "key": WEB.key, "ca": CA.pem, "alpn": [b"http/1.1"], **options})
+    defaults = {"cert": WEB.cert, "key": WEB.key, "ca": CA.pem, "alpn": [b"http/1.1"]}
+    return tls.Ctx(server=True, **{**defaults, **options})
 
 
 def client_ctx(**options):
-    return tls.Ctx(**{"cert": REVIEWS.cert, "key": REVIEWS.key, "ca": CA.pem, "alpn": [b"http/1.1"], **options})
+    defaults = {"cert": REVIEWS.cert, "key": REVIEWS.key, "ca": CA.pem, "alpn": [b"http/1.1"]}
+    return tls.Ctx(**{**defaults, **options})
 
 
 @pytest.fixture
@@ -114,10 +117,8 @@ def test_byte_by_byte():
                 if codes[i] in T.BLOCKED:
                     codes[i] = end.handshake()
             for source, to in ((near[1], far[1]), (far[1], near[1])):
-                try:
+                with contextlib.suppress(BlockingIOError):
                     queues[source] += source.recv(65536)
-                except BlockingIOError:
-                    pass
                 to.send(queues[source][:1])
                 queues[source] = queues[source][1:]
         assert codes == [0, 0] and steps > 1000
