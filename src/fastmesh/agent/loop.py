@@ -114,7 +114,9 @@ class Loop:
         self._running = False
 
     def _interest(self, fd: int) -> int:
-        return (select.EPOLLIN if fd in self._readers else 0) | (select.EPOLLOUT if fd in self._writers else 0)
+        return (select.EPOLLIN if fd in self._readers else 0) | (
+            select.EPOLLOUT if fd in self._writers else 0
+        )
 
     def _update(self, fd: int, known: int) -> None:
         wanted = self._interest(fd)
@@ -141,7 +143,8 @@ class Loop:
                 self._call(*reader)
             if events & ~select.EPOLLIN and (writer := self._writers.get(fd)):
                 self._call(*writer)
-        # Timers that fire now may set others: those wait for the next turn, so none can starve the descriptors.
+        # Timers that fire now may set others: those wait for the next turn, so none can starve the
+        # descriptors.
         now, last = time.monotonic(), self._order
         later = []
         while timers and timers[0].when <= now:

@@ -1,10 +1,10 @@
 """The arbiter: the process that a user starts. It binds, forks, reaps, restarts, takes signals; nothing else.
 
-Owns the listening sockets, the shared memory's making, the children. Must not know HTTP or what a config means, and
-imports nothing heavy: what is loaded here is in every process of every sidecar.
+Owns the listening sockets, the shared memory's making, the children. Must not know HTTP or what a config
+means, and imports nothing heavy: what is loaded here is in every process of every sidecar.
 
     HUP   edge: compile the file again; what is wrong with it is logged and the old config serves on
-    TERM  drain: no new connections, finish what is in flight (at most drain_time), leave with 0; INT is the same
+    TERM  drain: no new connections, finish what is in flight (at most drain_time), leave with 0; INT too
     TERM  once more: leave now
     USR1  reopen the access log
 Exit statuses: 0 asked to leave, 1 cannot start, 2 wrong usage or config, 3 workers crash again and again.
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 EXIT_START, EXIT_CONFIG, EXIT_CRASH_LOOP = 1, 2, 3
 # The agent is restarted for ever: workers serve without it. The wait doubles up to the maximum.
 AGENT_BACKOFF, AGENT_BACKOFF_MAX, AGENT_GOOD_SECONDS = 0.1, 5.0, 30.0
-# A sidecar says goodbye before it stops to accept, so that others do not send to it any more: the longest wait for it.
+# A sidecar says goodbye before it stops to accept, so that others do not send to it any more: the longest
+# wait for it.
 GOODBYE_SECONDS = 1.0
 # The agent's last words (log records, goodbye) after the last worker is gone.
 AGENT_STOP_SECONDS = 3.0
@@ -60,7 +61,12 @@ class Arbiter:
     """One proxy's life, from bind to the last reaped child."""
 
     def __init__(
-        self, spec: Spec, log: Log, make_segment: Callable[[int], Any], run_worker: RunWorker, run_agent: RunAgent
+        self,
+        spec: Spec,
+        log: Log,
+        make_segment: Callable[[int], Any],
+        run_worker: RunWorker,
+        run_agent: RunAgent,
     ) -> None:
         self.spec = spec
         self.log = log
@@ -141,7 +147,13 @@ class Arbiter:
 
     def _new_crew(self, sets: Sets, first: int) -> Crew:
         return Crew(
-            self.segment, sets, first, self._run_worker, self.spec["options"], self.log, self._forget_in_worker
+            self.segment,
+            sets,
+            first,
+            self._run_worker,
+            self.spec["options"],
+            self.log,
+            self._forget_in_worker,
         )
 
     def _forget_in_worker(self, own: Crew) -> None:
@@ -150,8 +162,8 @@ class Arbiter:
             os.close(self._admin)
 
     def _forget(self, own: Crew | None = None) -> None:
-        """In a fresh child: close what is the arbiter's, and sockets that are not of the child's own crew: a port
-        that is given up must not stay open in some process."""
+        """In a fresh child: close what is the arbiter's, and sockets that are not of the child's own crew: a
+        port that is given up must not stay open in some process."""
         os.close(self._signals)
         if self._channel is not None:
             self._channel.close()
@@ -168,7 +180,9 @@ class Arbiter:
 
         def work() -> int:
             self._forget()
-            return self._run_agent(self.spec, self.segment, theirs, self._admin, self._config, self.log.named("agent"))
+            return self._run_agent(
+                self.spec, self.segment, theirs, self._admin, self._config, self.log.named("agent")
+            )
 
         try:
             self._agent = fork("fastmesh-agent", True, work, self.log.named("agent"))
@@ -195,7 +209,9 @@ class Arbiter:
             self._agent_wait = 0.0
         self._agent_due = now + self._agent_wait
         self.log.error(
-            f"the agent {signals.describe(status)}; it is replaced, workers go on", pid=pid, wait=self._agent_wait
+            f"the agent {signals.describe(status)}; it is replaced, workers go on",
+            pid=pid,
+            wait=self._agent_wait,
         )
         self._agent_wait = min(max(AGENT_BACKOFF, self._agent_wait * 2), AGENT_BACKOFF_MAX)
 

@@ -1,16 +1,15 @@
 """The wire between arbiter and agent: whole messages over a socket pair, a descriptor may ride along.
 
-Owns one end of the pair. Knows nothing of what the messages mean. Both ends are the same build (one forked from
-the other), so `marshal` will do.
+Owns one end of the pair. Knows nothing of what the messages mean. Both ends are the same build (one forked
+from the other), so `marshal` will do.
 """
 
 from __future__ import annotations
 
+import _socket
 import marshal
 import os
 import sys
-
-import _socket
 
 # Messages are orders and short reasons; configs go as descriptors.
 MESSAGE_BYTES = 65536
@@ -33,9 +32,11 @@ class Channel:
     def send(self, kind: str, *values: int | str, fd: int | None = None) -> bool:
         """Send (kind, values...) and, with it, a copy of `fd`. False if it cannot be delivered now."""
         cut = [value[:TEXT_CHARS] if isinstance(value, str) else value for value in values]
-        rights = [] if fd is None else [
-            (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder, signed=True))
-        ]
+        rights = (
+            []
+            if fd is None
+            else [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder, signed=True))]
+        )
         try:
             self._sock.sendmsg([marshal.dumps((kind, *cut))], rights, _socket.MSG_NOSIGNAL)
         except OSError:
@@ -45,7 +46,9 @@ class Channel:
     def receive(self) -> tuple[tuple[str, list[int | str]], int | None] | None:
         """((kind, values), descriptor or None); None if there is none now; EOFError when the peer is gone."""
         try:
-            data, ancillary, _, _ = self._sock.recvmsg(MESSAGE_BYTES, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, _, _ = self._sock.recvmsg(
+                MESSAGE_BYTES, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC
+            )
         except BlockingIOError:
             return None
         except OSError:
@@ -80,4 +83,4 @@ def read_all(fd: int) -> bytes:
 def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view):]
+        view = view[os.write(fd, view) :]

@@ -1,7 +1,8 @@
-"""Compiles an edge's config file in a short-lived child, so that YAML and the compiler stay out of the arbiter.
+"""Compiles an edge's config file in a short-lived child, so that YAML and the compiler stay out of the
+arbiter.
 
-Owns the child and its two memory files: the compiled config (msgpack, never looked into here) and the summary that
-the arbiter needs (listeners to bind, or what is wrong with the file).
+Owns the child and its two memory files: the compiled config (msgpack, never looked into here) and the summary
+that the arbiter needs (listeners to bind, or what is wrong with the file).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 
 class Compiled:
-    """What came of it: a descriptor of the compiled config and its listeners, or errors. The taker closes `fd`."""
+    """What came of it: a descriptor of the compiled config and its listeners, or errors. The taker closes
+    `fd`."""
 
     __slots__ = ("errors", "fd", "listeners", "warnings")
 
@@ -44,7 +46,8 @@ class Compilation:
 
     def _work(self, node_id: str, in_child: Callable[[], None]) -> int:
         in_child()
-        # `python -m fastmesh.compile FILE --node-id ID`, in this process; its stdout is the config's memory file.
+        # `python -m fastmesh.compile FILE --node-id ID`, in this process; its stdout is the config's memory
+        # file.
         import runpy
         import sys
 
@@ -79,4 +82,6 @@ class Compilation:
         if errors:
             os.close(self._config)
             self._config = -1
-        return Compiled(self._config, [(name, address, port) for name, address, port in listeners], errors, warnings)
+        return Compiled(
+            self._config, [(name, address, port) for name, address, port in listeners], errors, warnings
+        )

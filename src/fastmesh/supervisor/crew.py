@@ -1,10 +1,10 @@
 """The workers: one slot each, forked, watched, replaced. Part of the arbiter's process.
 
-Owns pids, crash histories and the rows of shared memory that processes have. Knows nothing of config and of signals
-(the arbiter reaps and calls `ended`).
+Owns pids, crash histories and the rows of shared memory that processes have. Knows nothing of config and of
+signals (the arbiter reaps and calls `ended`).
 
-A slot has a row of the segment and a set of listening sockets. Where a reload needs new sockets, a second crew is
-forked onto the other half of the rows while the first one drains.
+A slot has a row of the segment and a set of listening sockets. Where a reload needs new sockets, a second
+crew is forked onto the other half of the rows while the first one drains.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 CRASHES, CRASH_SECONDS = 10, 30.0
 # The first crashes are answered at once; then each one waits twice as long as the one before.
 FREE_CRASHES, BACKOFF_SECONDS, BACKOFF_MAX = 3, 0.1, 1.0
-# A worker's clock is looked at this often. One that stood still is poked (an idle one may sleep for long) and must
-# have moved at the next look; after this many looks without a move it hangs and is killed.
+# A worker's clock is looked at this often. One that stood still is poked (an idle one may sleep for long) and
+# must have moved at the next look; after this many looks without a move it hangs and is killed.
 LOOK_SECONDS, STILL_LOOKS = 2.0, 5
 # What a worker may take beyond its drain deadline, or after an order to stop, before it is killed.
 OVERTIME_SECONDS = 1.0
@@ -57,7 +57,13 @@ class Crew:
     """As many workers as there are sets of sockets, on the rows from `first` on."""
 
     def __init__(
-        self, segment: Any, sets: Sets, first: int, run_worker: RunWorker, options: dict[str, int], log: Log,
+        self,
+        segment: Any,
+        sets: Sets,
+        first: int,
+        run_worker: RunWorker,
+        options: dict[str, int],
+        log: Log,
         in_child: Callable[[Crew], None],
     ) -> None:
         self.segment = segment
@@ -79,7 +85,9 @@ class Crew:
 
     def serving(self) -> bool:
         """All workers accept connections."""
-        return all(slot.pid and self.segment.worker(slot.row)["state"] == STATE_SERVING for slot in self.slots)
+        return all(
+            slot.pid and self.segment.worker(slot.row)["state"] == STATE_SERVING for slot in self.slots
+        )
 
     def ended(self, pid: int, status: int) -> bool:
         """A child of the arbiter has ended: if it is one of these, note it and plan its replacement."""
@@ -99,7 +107,9 @@ class Crew:
         beyond = len(slot.crashes) - FREE_CRASHES
         wait = min(BACKOFF_SECONDS * 2 ** (beyond - 1), BACKOFF_MAX) if beyond > 0 else 0.0
         slot.due = now + wait
-        self.log.error(f"worker {slot.set} {how}; it is replaced" + (f" in {wait:g} s" if wait else ""), pid=pid)
+        self.log.error(
+            f"worker {slot.set} {how}; it is replaced" + (f" in {wait:g} s" if wait else ""), pid=pid
+        )
         return True
 
     def crash_loop(self) -> str:
@@ -139,7 +149,8 @@ class Crew:
             self.segment.wake_worker(slot.row)
             if slot.still > STILL_LOOKS:
                 self.log.error(
-                    f"worker {slot.set} has not moved for {LOOK_SECONDS * slot.still:g} s: killed", pid=slot.pid
+                    f"worker {slot.set} has not moved for {LOOK_SECONDS * slot.still:g} s: killed",
+                    pid=slot.pid,
                 )
                 self._kill(slot)
 

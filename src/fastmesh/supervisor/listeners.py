@@ -1,15 +1,14 @@
 """The listening sockets: bound by the arbiter, one SO_REUSEPORT set for each worker slot, and kept.
 
-Owns descriptors, nothing else. A set outlives the worker that accepts on it, so connections that were queued when
-a worker died are served by its replacement. Uses `_socket`: `socket` costs 1.3 MB in enums.
+Owns descriptors, nothing else. A set outlives the worker that accepts on it, so connections that were queued
+when a worker died are served by its replacement. Uses `_socket`: `socket` costs 1.3 MB in enums.
 """
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
-
-import _socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,18 +49,24 @@ def open_listener(address: str, port: int, shared: bool) -> int:
 class Sets:
     """The sockets of one set of listeners: `fds[set][listener]`."""
 
-    def __init__(self, listeners: Sequence[tuple[str, str, int]], sets: int, known: Sets | None = None) -> None:
-        """Bind them all or raise BindError and leave none open. Ports that `known` has are taken over from it."""
+    def __init__(
+        self, listeners: Sequence[tuple[str, str, int]], sets: int, known: Sets | None = None
+    ) -> None:
+        """Bind them all or raise BindError and leave none open. Ports that `known` has are taken over from
+        it."""
         self.listeners = list(listeners)
         self.fds: list[list[int]] = [[] for _ in range(sets)]
-        shared = {} if known is None else {
-            (address, port): index for index, (_, address, port) in enumerate(known.listeners)
-        }
+        shared = (
+            {}
+            if known is None
+            else {(address, port): index for index, (_, address, port) in enumerate(known.listeners)}
+        )
         try:
             for _, address, port in self.listeners:
                 index = shared.get((address, port))
                 if index is None:
-                    # SO_REUSEPORT alone would let a second proxy of the same user take half of the connections.
+                    # SO_REUSEPORT alone would let a second proxy of the same user take half of the
+                    # connections.
                     os.close(open_listener(address, port, shared=False))
                 for row, own in enumerate(self.fds):
                     if index is None or known is None:

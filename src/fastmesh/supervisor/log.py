@@ -29,7 +29,8 @@ def scalar(value: object) -> str:
 
 
 class Log:
-    """Writes lines under one process's name. A line that cannot be written (full disk, closed pipe) is dropped."""
+    """Writes lines under one process's name. A line that cannot be written (full disk, closed pipe) is
+    dropped."""
 
     def __init__(self, name: str, form: str = "text", level: str = "info", fd: int = 2) -> None:
         self.name = name
@@ -48,7 +49,11 @@ class Log:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
         if self.form == "json":
             pairs: list[tuple[str, object]] = [
-                ("time", stamp), ("level", level), ("process", self.name), ("message", message), *fields.items()
+                ("time", stamp),
+                ("level", level),
+                ("process", self.name),
+                ("message", message),
+                *fields.items(),
             ]
             line = "{" + ", ".join(f"{encode_basestring_ascii(k)}: {scalar(v)}" for k, v in pairs) + "}\n"
         else:

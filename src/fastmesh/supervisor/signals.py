@@ -5,9 +5,8 @@ Owns the names of the few signals that the processes use and the pipe through wh
 
 from __future__ import annotations
 
-import os
-
 import _signal  # type: ignore[import-not-found]
+import os
 
 SIGHUP: int = _signal.SIGHUP
 SIGINT: int = _signal.SIGINT
@@ -21,9 +20,17 @@ SIGPIPE: int = _signal.SIGPIPE
 
 ORDERS = (SIGTERM, SIGINT, SIGHUP, SIGUSR1)
 NAMES = {
-    SIGHUP: "SIGHUP", SIGINT: "SIGINT", SIGQUIT: "SIGQUIT", SIGKILL: "SIGKILL", SIGTERM: "SIGTERM", SIGPIPE: "SIGPIPE",
-    int(_signal.SIGSEGV): "SIGSEGV", int(_signal.SIGABRT): "SIGABRT", int(_signal.SIGBUS): "SIGBUS",
-    int(_signal.SIGILL): "SIGILL", int(_signal.SIGFPE): "SIGFPE",
+    SIGHUP: "SIGHUP",
+    SIGINT: "SIGINT",
+    SIGQUIT: "SIGQUIT",
+    SIGKILL: "SIGKILL",
+    SIGTERM: "SIGTERM",
+    SIGPIPE: "SIGPIPE",
+    int(_signal.SIGSEGV): "SIGSEGV",
+    int(_signal.SIGABRT): "SIGABRT",
+    int(_signal.SIGBUS): "SIGBUS",
+    int(_signal.SIGILL): "SIGILL",
+    int(_signal.SIGFPE): "SIGFPE",
 }
 
 
@@ -32,7 +39,8 @@ def _noted(number: int, frame: object) -> None:
 
 
 def open_pipe() -> int:
-    """Take the arbiter's signals from now on; the descriptor from which their numbers are read (one byte each)."""
+    """Take the arbiter's signals from now on; the descriptor from which their numbers are read (one byte
+    each)."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in (*ORDERS, SIGCHLD):
@@ -41,7 +49,8 @@ def open_pipe() -> int:
 
 
 def block() -> None:
-    """Hold back what a terminal or service manager sends to the whole group: a child is born with it blocked."""
+    """Hold back what a terminal or service manager sends to the whole group: a child is born with it
+    blocked."""
     _signal.pthread_sigmask(_signal.SIG_BLOCK, ORDERS)
 
 
@@ -50,7 +59,8 @@ def unblock() -> None:
 
 
 def child(unblocked: bool) -> None:
-    """In a fresh child: nothing of the arbiter's signals is left. Orders come another way, so they are ignored or stay blocked."""
+    """In a fresh child: nothing of the arbiter's signals is left. Orders come another way, so they are
+    ignored or stay blocked."""
     _signal.set_wakeup_fd(-1)
     _signal.signal(SIGCHLD, _signal.SIG_DFL)
     for number in ORDERS:

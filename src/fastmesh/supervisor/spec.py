@@ -1,8 +1,8 @@
 """What a proxy is started with: handed by the command line to the arbiter, and by fork to agent and workers.
 
-The command line runs in a first, heavy process (argparse, checks, messages) which then executes a lean Python that
-keeps nothing of it: 1.5 MB less in each of three processes. `launch` is the end of the first, `receive` the
-beginning of the second.
+The command line runs in a first, heavy process (argparse, checks, messages) which then executes a lean Python
+that keeps nothing of it: 1.5 MB less in each of three processes. `launch` is the end of the first, `receive`
+the beginning of the second.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ VARIABLE = "FASTMESH_SPEC_FD"
 def launch(spec: Spec) -> NoReturn:
     """Become the arbiter: the same process, another Python."""
     fd = os.memfd_create("fastmesh-spec")
-    os.write(fd, marshal.dumps(spec))
+    os.write(fd, marshal.dumps(dict(spec)))
     os.set_inheritable(fd, True)
     os.environ[VARIABLE] = str(fd)
     main = os.path.join(os.path.dirname(__file__), "__main__.py")

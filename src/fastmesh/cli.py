@@ -1,0 +1,51 @@
+"""The command `fastmesh`: finds the subcommand and loads that one alone. No logic lives here."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+# Subcommand -> its module. `control` is the only way from here to the control plane's package.
+COMMANDS = {
+    "edge": "fastmesh.commands.edge",
+    "sidecar": "fastmesh.commands.sidecar",
+}
+
+DESCRIPTION = "A service mesh that installs with pip: sidecar, edge proxy and control plane."
+EXAMPLES = """
+examples:
+  fastmesh edge --config edge.yaml
+  fastmesh sidecar --join join.json --service reviews --version v2 --app 127.0.0.1:9080
+  fastmesh edge --help
+"""
+
+
+def wanted(argv: list[str]) -> list[str]:
+    """The subcommands whose modules are needed to parse these arguments."""
+    named = next((arg for arg in argv if not arg.startswith("-")), "")
+    return [named] if named in COMMANDS else list(COMMANDS)
+
+
+def parser_for(argv: list[str]) -> argparse.ArgumentParser:
+    from fastmesh import __version__
+
+    parser = argparse.ArgumentParser(
+        "fastmesh",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"fastmesh {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in wanted(argv):
+        importlib.import_module(COMMANDS[name]).register(subparsers)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; its exit status (2: wrong usage)."""
+    given = sys.argv[1:] if argv is None else argv
+    args = parser_for(given).parse_args(given)
+    status: int = importlib.import_module(COMMANDS[args.command]).run(args)
+    return status
