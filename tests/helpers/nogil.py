@@ -146,9 +146,7 @@ def word_faults(source: str) -> list[str]:
     """Statements that have no place in `_core` outside its border files, by their words alone."""
     lines = logical_lines(source)
     faults = [
-        f"{line.first}: {found[1]}: {line.text}"
-        for line in lines
-        if (found := _WORDS.search(line.text))
+        f"{line.first}: {found[1]}: {line.text}" for line in lines if (found := _WORDS.search(line.text))
     ]
     faults += [
         f"{function.head.first}: {function.name} does not end with `noexcept nogil`"

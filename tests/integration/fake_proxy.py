@@ -105,6 +105,7 @@ def serve(fd: int, name: str, row: int) -> None:
         if line == "crash":
             os.kill(os.getpid(), 11)
         if line == "hang":
+            peer.sendall(b"hanging\n")
             time.sleep(1000)
         if line.startswith("slow"):
             time.sleep(float(line.split()[1]))

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 EXAMPLE = """
-The application sends its requests to the outbound port, by Host header or as http_proxy; requests to it arrive at the
-inbound port, over mTLS. BUNDLE is what `fastmesh token create --service NAME` prints on the control plane.
+The application sends its requests to the outbound port, by Host header or as http_proxy; requests to it
+arrive at the inbound port, over mTLS. BUNDLE is what `fastmesh token create --service NAME` prints on the
+control plane.
 
 example:
   fastmesh token create --service reviews > join.json

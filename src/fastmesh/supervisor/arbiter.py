@@ -179,6 +179,7 @@ class Arbiter:
         ours, theirs = Channel.pair()
 
         def work() -> int:
+            ours.close()  # or the end of the arbiter would go unnoticed
             self._forget()
             return self._run_agent(
                 self.spec, self.segment, theirs, self._admin, self._config, self.log.named("agent")
