@@ -1,10 +1,10 @@
 """The extensions of fastmesh: one module per .pyx, listed by layer, one set of directives for all.
 
 FASTMESH_TESTING=1     also builds the test shims (tests/shim/*.pyx).
-FASTMESH_ASAN=1        builds everything with AddressSanitizer and UBSan and the macro FASTMESH_DEBUG (use `make asan`).
-FASTMESH_ANNOTATE=1    writes Cython's annotated HTML beside the generated C, under build/cython.
-FASTMESH_EXTENSIONS=0  builds none (the editable install: `make build` builds them in place afterwards).
-FASTMESH_JOBS=N        how many compilers run at once, both Cython's and gcc's part (default 2).
+FASTMESH_ASAN=1        builds everything with AddressSanitizer and UBSan and the macro FASTMESH_DEBUG (use
+`make asan`). FASTMESH_ANNOTATE=1    writes Cython's annotated HTML beside the generated C, under
+build/cython. FASTMESH_EXTENSIONS=0  builds none (the editable install: `make build` builds them in place
+afterwards). FASTMESH_JOBS=N        how many compilers run at once, both Cython's and gcc's part (default 2).
 
 Generated C lives under build/cython, never in the source tree. A module is rebuilt when its .pyx, a .pxd
 that it cimports (directly or not), a header named in one of them, or its own flags changed.
@@ -60,8 +60,16 @@ JOBS = int(os.environ.get("FASTMESH_JOBS", "2"))
 
 # -g always: with the line numbers in the generated C, perf and gdb show .pyx lines.
 CFLAGS = [
-    "-O2", "-g", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wall", "-Wextra",
-    "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers", "-Wno-cast-function-type",
+    "-O2",
+    "-g",
+    "-fno-strict-aliasing",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    "-Wno-unused-function",
+    "-Wno-missing-field-initializers",
+    "-Wno-cast-function-type",
     "-Wno-sign-compare",
 ]
 LDFLAGS: list[str] = []
@@ -100,13 +108,21 @@ def extensions() -> list[Extension]:
 
 
 def forget_outdated(wanted: list[Extension]) -> None:
-    """Drop the generated C of each module whose flags, directives or tools changed: times alone do not tell."""
+    """Drop the generated C of each module whose flags, directives or tools changed: times alone do not
+    tell."""
     record = BUILD / "fingerprints.json"
     known: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
     tools = [sys.version, Cython.__version__, DIRECTIVES, ANNOTATE]
     now = dict(known)
     for ext in wanted:
-        recipe = [*tools, ext.language, ext.libraries, ext.extra_compile_args, ext.extra_link_args, ext.define_macros]
+        recipe = [
+            *tools,
+            ext.language,
+            ext.libraries,
+            ext.extra_compile_args,
+            ext.extra_link_args,
+            ext.define_macros,
+        ]
         now[ext.name] = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
         if known.get(ext.name) != now[ext.name]:
             source = GENERATED / ext.sources[0]
@@ -134,7 +150,8 @@ def modules() -> list[Extension]:
 
 
 class BuildExt(build_ext):
-    """Keeps builds in place (with shims) and builds for a wheel apart, and a wheel free of modules that are gone."""
+    """Keeps builds in place (with shims) and builds for a wheel apart, and a wheel free of modules that are
+    gone."""
 
     def finalize_options(self) -> None:
         super().finalize_options()

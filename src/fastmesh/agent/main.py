@@ -78,7 +78,7 @@ class Agent:
             else:
                 self.log.info("config applied by all workers", generation=generation)
 
-        self.publisher.submit(msgpack.unpackb(packed)["config"], accepted, applied)
+        self.publisher.submit(msgpack.unpackb(packed), accepted, applied)
 
     def _drain(self) -> None:
         self.draining = True

@@ -16,6 +16,7 @@ from fastmesh.supervisor.crew import fork
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from fastmesh.supervisor.log import Log
 
@@ -46,27 +47,24 @@ class Compilation:
 
     def _work(self, node_id: str, in_child: Callable[[], None]) -> int:
         in_child()
-        # `python -m fastmesh.compile FILE --node-id ID`, in this process; its stdout is the config's memory
-        # file.
-        import runpy
-        import sys
-
         import msgpack
 
-        os.dup2(self._config, 1)
-        sys.argv[:] = ["fastmesh.compile", self.file, "--node-id", node_id]
+        from fastmesh.compile.edge import compile_edge_file
+        from fastmesh.model.problems import ConfigError
+
+        config: dict[str, Any] = {}
+        errors: list[str] = []
+        warnings: list[str] = []
         try:
-            runpy.run_module("fastmesh.compile", run_name="__main__", alter_sys=True)
-        except SystemExit as left:
-            if left.code not in (None, 0, 1):
-                raise
-        finally:
-            sys.stdout.flush()
-        answer = msgpack.unpackb(read_all(self._config))
-        errors = [str(error) for error in answer.get("errors", [])]
-        config = answer.get("config", {})
-        listeners = [(each["name"], each["address"], each["port"]) for each in config.get("listeners", [])]
-        warnings = [str(warning) for warning in config.get("warnings", [])]
+            config = dict(compile_edge_file(self.file, node_id))
+        except ConfigError as refused:
+            for problem in refused.problems:
+                (errors if problem.severity == "error" else warnings).append(str(problem))
+        except OSError as error:
+            errors.append(f"{error.filename or self.file}: {error.strerror}")
+        listeners = [(each["name"], each["address"], each["port"]) for each in config.get("listeners", ())]
+        warnings += [str(warning) for warning in config.get("warnings", ())]
+        write_all(self._config, msgpack.packb(config))
         write_all(self._summary, marshal.dumps((listeners, errors, warnings)))
         return 0
 
