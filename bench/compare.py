@@ -183,7 +183,7 @@ def _cell(values: Sequence[float], decimals: int) -> str:
     if not values:
         return "-"
     middle = f"{median(values):,.{decimals}f}"
-    if len(values) == 1:
+    if min(values) == max(values):
         return middle
     return f"{middle} ({min(values):,.{decimals}f}-{max(values):,.{decimals}f})"
 
@@ -232,7 +232,7 @@ def render(document: dict[str, Any]) -> str:
         f"TCP {machine['congestion_control']}, load average at the start {load}",
         f"{settings['rounds']} rounds of {settings['seconds']:g} s; median (least-most) over rounds; "
         f"proxies on core {proxy_core}, load and backend on core {load_core};",
-        "'others %': the most that anything else took of the proxies' core in a window",
+        "'others %': the most that anything else took of one of the two cores in a window",
         *(f"  {name}: {version}" for name, version in document["versions"].items()),
     ]
     for scenario in TABLES:

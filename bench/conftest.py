@@ -56,7 +56,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         backend.roots.append(procs.spawn(command, settings.load_core, log))
         backend.logs.append(log)
         check.until_ready(port, "/", "x", 5.0, backend.dead)
-        yield Bench(directory, certs.make(directory / "certs"), port, settings)
+        yield Bench(directory, certs.make(directory / "certs"), port, backend.roots[0].pid, settings)
     finally:
         os.sched_setaffinity(0, before)
         backend.stop()

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.procs import CoreTime
+from bench.procs import CoreTime, cpu_ns
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -54,22 +57,38 @@ class Disturbance:
     """What others did while we measured, in percent of one core."""
 
     proxy_core_others: float
+    load_core_others: float
     steal: float
 
     def asdict(self) -> dict[str, float]:
         return asdict(self)
 
 
+def _own_seconds(backend: Sequence[int]) -> float:
+    """CPU time of what belongs on the load's core: this process, the generators that it ran, the backend."""
+    mine = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in mine) + sum(cpu_ns(backend).values()) / 1e9
+
+
 class Watch:
-    """Tells, over a window, how much of the proxy's core went to somebody else."""
+    """Tells, over a window, how much of both cores went to somebody else."""
 
-    def __init__(self, core: int) -> None:
-        self.core = core
-        self.before = CoreTime.read(core)
+    def __init__(self, proxy_core: int, load_core: int, backend: Sequence[int]) -> None:
+        self.cores = (proxy_core, load_core)
+        self.backend = backend
+        self.before = [CoreTime.read(core) for core in self.cores]
+        self.own = _own_seconds(backend)
+        self.begun = time.monotonic()
 
-    def over(self, seconds: float, ours_ns: int) -> Disturbance:
-        after = CoreTime.read(self.core)
-        busy = (after.busy - self.before.busy) / TICKS
-        steal = (after.steal - self.before.steal) / TICKS
-        others = max(0.0, busy - ours_ns / 1e9)
-        return Disturbance(round(100 * others / seconds, 1), round(100 * steal / seconds, 1))
+    def over(self, proxies_ns: int) -> Disturbance:
+        seconds = time.monotonic() - self.begun
+        ours = (proxies_ns / 1e9, _own_seconds(self.backend) - self.own)
+        if self.cores[0] == self.cores[1]:
+            ours = (sum(ours), sum(ours))
+        others, steal = [], 0.0
+        for core, before, own in zip(self.cores, self.before, ours, strict=True):
+            after = CoreTime.read(core)
+            busy = (after.busy - before.busy) / TICKS
+            others.append(round(100 * max(0.0, busy - own) / seconds, 1))
+            steal = max(steal, 100 * (after.steal - before.steal) / TICKS / seconds)
+        return Disturbance(others[0], others[1], round(steal, 1))

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from bench import build, certs, check, compare, load, machine, peers, procs
-from bench.scenarios import SCENARIOS, Bench, Row, Settings, measure, measure_direct
+from bench.scenarios import SCENARIOS, Bench, Row, Settings, direct, measure
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FORMAT = 1  # of the result file
@@ -81,8 +81,7 @@ def _rounds(bench: Bench, args: argparse.Namespace, rounds: int) -> list[Row]:
         order = field[turn:] + field[:turn]  # no peer is always the first after a pause
         for scenario in chosen:
             if scenario == "rate":
-                direct = measure_direct(bench)
-                rows.append(Row("rate-direct", "direct", number, figures=dict(direct)))
+                rows.append(direct(bench, number))
             for peer in order:
                 if scenario == "routes" and peer.name != "fastmesh":
                     continue
@@ -148,7 +147,7 @@ def main(argv: Sequence[str]) -> int:
             backend.roots.append(procs.spawn(command, settings.load_core, log))
             backend.logs.append(log)
             check.until_ready(port, "/", "x", 5.0, backend.dead)
-            bench = Bench(directory, certs.make(directory / "certs"), port, settings)
+            bench = Bench(directory, certs.make(directory / "certs"), port, backend.roots[0].pid, settings)
             if args.check_load:
                 return _check_load(bench, settings.seconds)
             rows = _rounds(bench, args, rounds)
