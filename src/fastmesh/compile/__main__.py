@@ -1,8 +1,9 @@
 """`python -m fastmesh.compile FILE [--node-id X]`: compile an edge's file in a process that ends, so that its
 caller imports no YAML.
 
-Writes msgpack to standard output: {"config": Config} with status 0, or {"errors": [...], "warnings": [...]}
-with status 1.
+Writes msgpack to standard output: {"config": Config} with status 0; else, with status 1, {"errors": [text,
+...], "warnings": [text, ...], "problems": [{"file", "line", "kind", "namespace", "name", "path", "message",
+"hint", "severity", "text"}, ...]}.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ def main(argv: list[str] | None = None) -> int:
         answer = {"config": compile_edge_file(args.file, args.node_id)}
     except ConfigError as e:
         answer = {
-            "errors": [p.to_dict() for p in errors_of(e.problems)],
-            "warnings": [p.to_dict() for p in warnings_of(e.problems)],
+            "errors": [str(p) for p in errors_of(e.problems)],
+            "warnings": [str(p) for p in warnings_of(e.problems)],
+            "problems": [p.to_dict() for p in e.problems],
         }
     sys.stdout.buffer.write(msgpack.packb(answer, use_bin_type=True))
     sys.stdout.buffer.flush()

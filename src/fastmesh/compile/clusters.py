@@ -66,25 +66,33 @@ def entry_endpoints(
     """The endpoints that ServiceEntries give for a port, filtered by a subset's labels."""
     out: list[ir.Endpoint] = []
     for entry in service.entries:
-        own = next((p for p in entry.spec["ports"] if p["number"] == port), None)
-        if own is None:
-            continue
-        target = own.get("targetPort", port)
-        for e, namespace, name in entry_members(index, entry, host):
-            if not labels_match(labels, e.get("labels", {})):
-                continue
-            endpoint: ir.Endpoint = {
-                "address": e["address"],
-                "port": e.get("ports", {}).get(own["name"], target),
-            }
-            if e.get("weight", 1) > 1:
-                endpoint["weight"] = e["weight"]
-            if name:
-                endpoint["workload"] = name
-                endpoint["namespace"] = namespace
-            if e.get("labels", {}).get("version"):
-                endpoint["version"] = e["labels"]["version"]
-            out.append(endpoint)
+        own = entry_port(entry, port)
+        if own is not None:
+            out += [
+                member_endpoint(member, own, namespace, name)
+                for member, namespace, name in entry_members(index, entry, host)
+                if labels_match(labels, member.get("labels", {}))
+            ]
+    return out
+
+
+def entry_port(entry: Resource, port: int) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = next((p for p in entry.spec["ports"] if p["number"] == port), None)
+    return found
+
+
+def member_endpoint(member: dict[str, Any], own: dict[str, Any], namespace: str, name: str) -> ir.Endpoint:
+    """An endpoint of a ServiceEntry at one of its ports: the endpoint's own number for it, else its
+    targetPort."""
+    number = member.get("ports", {}).get(own["name"], own.get("targetPort", own["number"]))
+    out: ir.Endpoint = {"address": member["address"], "port": number}
+    if member.get("weight", 1) > 1:
+        out["weight"] = member["weight"]
+    if name:
+        out["workload"] = name
+        out["namespace"] = namespace
+    if member.get("labels", {}).get("version"):
+        out["version"] = member["labels"]["version"]
     return out
 
 

@@ -71,7 +71,9 @@ def write(folder: Path, text: str) -> str:
 def cluster(subset: str, *versions: str) -> dict[str, object]:
     ports = {"v1": 9001, "v2": 9002}
     return {
-        "name": f"outbound|80|{subset}|backend.local", "service": "backend.local", "namespace": "default",
+        "name": f"outbound|80|{subset}|backend.local",
+        "service": "backend.local",
+        "namespace": "default",
         "lb": "ROUND_ROBIN",
         "endpoints": [{"address": "127.0.0.1", "port": ports[v], "version": v} for v in versions],
     }
@@ -80,16 +82,43 @@ def cluster(subset: str, *versions: str) -> dict[str, object]:
 def test_a_typical_edge(tmp_path: Path) -> None:
     assert compile_edge_file(write(tmp_path, EDGE), "edge-1") == {
         "node_id": "edge-1",
-        "listeners": [{"name": "0.0.0.0_8080", "kind": "gateway", "address": "0.0.0.0", "port": 8080,
-                       "table": "0.0.0.0_8080", "tls_mode": "disable"}],
-        "tables": [{"name": "0.0.0.0_8080", "virtual_hosts": [{
-            "name": "*:8080", "domains": ["*"], "routes": [
-                {"path": {"op": "prefix", "value": "/api"}, "rewrite": {"path": "/"}, "timeout_ms": 5000,
-                 "retries": RETRIES,
-                 "dests": [{"cluster": "outbound|80|v1|backend.local", "weight": 95},
-                           {"cluster": "outbound|80|v2|backend.local", "weight": 5}]},
-                {"dests": [{"cluster": "outbound|80||backend.local", "weight": 1}], "retries": RETRIES},
-            ]}]}],
+        "listeners": [
+            {
+                "name": "0.0.0.0_8080",
+                "kind": "gateway",
+                "address": "0.0.0.0",
+                "port": 8080,
+                "table": "0.0.0.0_8080",
+                "tls_mode": "disable",
+            }
+        ],
+        "tables": [
+            {
+                "name": "0.0.0.0_8080",
+                "virtual_hosts": [
+                    {
+                        "name": "*:8080",
+                        "domains": ["*"],
+                        "routes": [
+                            {
+                                "path": {"op": "prefix", "value": "/api"},
+                                "rewrite": {"path": "/"},
+                                "timeout_ms": 5000,
+                                "retries": RETRIES,
+                                "dests": [
+                                    {"cluster": "outbound|80|v1|backend.local", "weight": 95},
+                                    {"cluster": "outbound|80|v2|backend.local", "weight": 5},
+                                ],
+                            },
+                            {
+                                "dests": [{"cluster": "outbound|80||backend.local", "weight": 1}],
+                                "retries": RETRIES,
+                            },
+                        ],
+                    }
+                ],
+            }
+        ],
         "clusters": [cluster("v1", "v1"), cluster("v2", "v2"), cluster("", "v1", "v2")],
         "tls": [],
     }
@@ -106,14 +135,19 @@ def test_the_helper_process(tmp_path: Path) -> None:
     write(tmp_path, EDGE.replace("timeout: 5s", "fault: {}").replace("weight: 95", "weigth: 95"))
     done = subprocess.run([*command, path], stdout=subprocess.PIPE)
     assert done.returncode == 1
-    errors = msgpack.unpackb(done.stdout)["errors"]
+    answer = msgpack.unpackb(done.stdout)
+    errors = answer["problems"]
     assert [(e["line"], e["path"], e["message"], e.get("hint", "")) for e in errors] == [
         (20, "spec.http[0].fault", "not implemented yet", ""),
-        (22, "spec.http[0].route[0].weigth", "unknown field of HTTPRouteDestination",
-         'did you mean "weight"?'),
+        (
+            22,
+            "spec.http[0].route[0].weigth",
+            "unknown field of HTTPRouteDestination",
+            'did you mean "weight"?',
+        ),
     ]
     where = f"{path}:20: VirtualService default/api: "
-    assert errors[0]["text"] == where + "spec.http[0].fault: not implemented yet"
+    assert answer["errors"][0] == where + "spec.http[0].fault: not implemented yet"
 
 
 def test_a_missing_file() -> None:

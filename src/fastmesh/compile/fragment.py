@@ -1,0 +1,41 @@
+"""What a service's topic carries (compile): routes and clusters of one host for the outbound side of any
+sidecar.
+
+A fragment is the same for every client; only a service's bare name ("reviews") is for clients of its own
+namespace alone, so each virtual host keeps those names apart until `localize`. Plain dicts, no import: an
+agent uses this.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NotRequired, TypedDict
+
+    from fastmesh.model import ir
+
+    class FragmentHost(ir.VirtualHost):
+        """A virtual host with the names that only clients of `namespace` use."""
+
+        local_domains: NotRequired[list[str]]
+        namespace: NotRequired[str]
+
+    class Fragment(TypedDict):
+        """The content of one service's topic."""
+
+        host: str
+        virtual_hosts: list[FragmentHost]
+        clusters: list[ir.Cluster]  # of the host itself and, complete, of every other that its routes lead to
+        tls: list[
+            dict[str, Any]
+        ]  # contexts of DestinationRules; cert_file, key_file, ca_file are the sidecar's to read
+        needs: list[str]  # the other hosts whose clusters are in here
+
+
+def localize(fragment: Fragment, namespace: str) -> list[ir.VirtualHost]:
+    """The virtual hosts as a client of this namespace needs them."""
+    out: list[ir.VirtualHost] = []
+    for host in fragment["virtual_hosts"]:
+        own = host.get("local_domains", []) if host.get("namespace") == namespace else []
+        out.append({"name": host["name"], "domains": [*host["domains"], *own], "routes": host["routes"]})
+    return out

@@ -1,0 +1,294 @@
+"""The control plane's compiler (compile): what sidecars need to reach one service -> a Fragment
+(fragment.py).
+
+`compile_service(world, host)` for one host; `compile_services(world, touched)` for all that a change of some
+services alters. Knows neither listeners nor topics; imports no YAML and nothing of the data plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from fastmesh.compile.clusters import (
+    base_cluster,
+    cluster_name,
+    entry_members,
+    entry_port,
+    is_dns,
+    member_endpoint,
+    origination,
+    subset_labels,
+)
+from fastmesh.compile.routes import MESH, compile_routes, default_route
+from fastmesh.compile.world import DEFAULT_PORT, Workload, World, effective_mtls
+from fastmesh.model.formats import is_ip
+from fastmesh.model.index import effective_policy, full_name, labels_match, namespace_of
+from fastmesh.model.schema import Resource
+
+if TYPE_CHECKING:
+    from fastmesh.compile.fragment import Fragment, FragmentHost
+    from fastmesh.model import ir
+
+IDENTITY: Final = "identity"
+"""The name of the TLS context that is the sidecar's own certificate; its agent fills it in."""
+TLS_MODE_LABEL: Final = "security.istio.io/tlsMode"
+"""Istio's label of an endpoint that speaks mTLS without being in the registry: value "istio"."""
+
+
+def compile_service(world: World, host: str) -> Fragment | None:
+    """Routes and clusters of a host (full name, or wildcard, as world.resolve gives it); None when it is not
+    known."""
+    if not world.known(host):
+        return None
+    return _Service(world, host).compile()
+
+
+def compile_services(world: World, touched: Iterable[str] | None = None) -> dict[str, Fragment | None]:
+    """The fragments of all hosts, or of those that a change of the `touched` services alters: a fragment also
+    holds the clusters of the other services that its routes lead to. None: the host is no longer known."""
+    if touched is None:
+        return {host: compile_service(world, host) for host in world.hosts()}
+    hosts = set(touched)
+    return {host: compile_service(world, host) for host in sorted(hosts | world.dependents(hosts))}
+
+
+class _Service:
+    def __init__(self, world: World, host: str) -> None:
+        self.world = world
+        self.host = host
+        self.clusters: dict[str, ir.Cluster] = {}
+        self.tls: dict[str, dict[str, Any]] = {}
+
+    def compile(self) -> Fragment:
+        hosts = self.virtual_hosts()
+        for port in self.ports(self.host):
+            for subset in ["", *self.subsets()]:
+                self.cluster(self.host, port, subset)
+        needs = {c.get("service", "") for c in self.clusters.values()} - {self.host}
+        clusters = sorted(self.clusters.values(), key=lambda c: c["name"])
+        return {
+            "host": self.host,
+            "virtual_hosts": hosts,
+            "clusters": clusters,
+            "tls": [self.tls[n] for n in sorted(self.tls)],
+            "needs": sorted(needs),
+        }
+
+    def subsets(self) -> list[str]:
+        rule = self.world.index.rule(self.host)
+        return rule.subset_names() if rule is not None else []
+
+    def ports(self, host: str) -> list[int]:
+        """A service of the registry has one application behind it, whatever its workloads' ports: one port,
+        the default."""
+        if host in self.world.registry:
+            return self.world.registry[host][:1]
+        service = self.world.index.service(host)
+        return (
+            [p for p, spec in service.ports.items() if spec.protocol != "HTTPS" or self.originates(host, p)]
+            if service
+            else []
+        )
+
+    def originates(self, host: str, port: int) -> bool:
+        """Whether a DestinationRule makes TLS of plain HTTP; else an HTTPS port is the application's own to
+        speak TLS to."""
+        mode = effective_policy(self.world.index.rule(host), "", port).get("tls", {}).get("mode")
+        return mode not in (None, "DISABLE")
+
+    # -- virtual hosts ---------------------------------------------------------------------------------------
+
+    def virtual_hosts(self) -> list[FragmentHost]:
+        """One per set of ports that are routed alike; bare names go with the default port."""
+        registered = self.host in self.world.registry
+        ports = self.world.registry[self.host] if registered else self.ports(self.host)
+        service = self.world.index.services.get(self.host)
+        if not ports:
+            if service is not None:
+                return []  # HTTPS only: not for an HTTP proxy to route
+            ports = [DEFAULT_PORT]
+        bare = DEFAULT_PORT if DEFAULT_PORT in ports else ports[0]
+        if registered:
+            bare = ports[0]
+        alike: list[tuple[list[ir.Route], list[int]]] = []
+        for port in ports:
+            routes = self.routes(port)
+            same = next((g for g in alike if g[0] == routes), None)
+            if same is None:
+                alike.append((routes, [port]))
+            else:
+                same[1].append(port)
+        out: list[FragmentHost] = []
+        for routes, of_ports in alike:
+            names, local = self.names()
+            out.append(self.named(names, local, of_ports, bare, routes))
+        return out
+
+    def named(
+        self, names: list[str], local: list[str], ports: list[int], bare: int, routes: list[ir.Route]
+    ) -> FragmentHost:
+        def with_ports(hosts: list[str]) -> list[str]:
+            plain = hosts if bare in ports else []
+            return [*plain, *(f"{bracketed(h)}:{p}" for h in hosts for p in ports)]
+
+        vhost: FragmentHost = {
+            "name": f"{self.host}:{ports[0]}",
+            "domains": with_ports(names),
+            "routes": routes,
+        }
+        if local:
+            vhost["local_domains"] = with_ports(local)
+            vhost["namespace"] = namespace_of(self.host)
+        return vhost
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """(names for every client, names for clients of the service's namespace)."""
+        namespace = namespace_of(self.host)
+        short = self.host.partition(".")[0]
+        if namespace and self.host == full_name(short, namespace):
+            everyone, local = [self.host, f"{short}.{namespace}.svc", f"{short}.{namespace}"], [short]
+        else:
+            everyone, local = [self.host], []
+        service = self.world.index.services.get(self.host)
+        for entry in service.entries if service else ():
+            everyone += entry.spec.get("addresses", ())
+        # a name that is a host of its own belongs to that host
+        return (
+            [n for n in dict.fromkeys(everyone) if n == self.host or not self.world.known(n)],
+            [n for n in local if not self.world.known(n)],
+        )
+
+    def routes(self, port: int) -> list[ir.Route]:
+        vs = self.world.mesh_rule(self.host)
+        if vs is not None:
+            return compile_routes(vs, MESH, port, self.resolve)
+        return [default_route(self.resolve({"host": self.host}, "", port))]
+
+    def resolve(self, destination: dict[str, Any], namespace: str, listener_port: int) -> str:
+        host = (
+            self.world.index.canonical(destination["host"], namespace) if namespace else destination["host"]
+        )
+        port = destination.get("port", {}).get("number")
+        if port is None:
+            if host in self.world.registry:
+                port = self.world.registry[host][0]
+            else:
+                service = self.world.index.service(host)
+                port = next(iter(service.ports)) if service and len(service.ports) == 1 else listener_port
+        return self.cluster(host, port, destination.get("subset", ""))
+
+    # -- clusters --------------------------------------------------------------------------------------------
+
+    def cluster(self, host: str, port: int, subset: str) -> str:
+        """The name of a destination's cluster; the cluster is made unless nothing is known of the host:
+        requests get 503 then."""
+        name = cluster_name(port, subset, host)
+        service = self.world.index.service(host)
+        if name in self.clusters or (host not in self.world.registry and service is None):
+            return name
+        rule = self.world.index.rule(host)
+        if subset and (rule is None or rule.subset(subset) is None):
+            return name
+        namespace = (
+            namespace_of(host) if host in self.world.registry else service.namespace if service else ""
+        )
+        out, tls = base_cluster(self.world.index, host, port, subset, namespace)
+        labels = subset_labels(rule, subset)
+        mode = tls.get("mode", "AUTO")
+        identities: set[str] = set()
+        for w in self.world.workloads.get(host, ()):
+            identities |= self.add_workload(out, w, labels, mode)
+        if service is not None:
+            for entry in service.entries:
+                identities |= self.add_entry(out, entry, host, port, labels, mode)
+                if mode in ("AUTO", "ISTIO_MUTUAL"):
+                    identities.update(entry.spec.get("subjectAltNames", ()))
+            if is_dns(service) and any(not is_ip(e["address"]) for e in out["endpoints"]):
+                out["dns"] = True
+        if mode in ("SIMPLE", "MUTUAL"):
+            context = f"client/{host}" + (f"/{subset}" if subset else "") + f":{port}"
+            out["tls"], self.tls[context] = origination(tls, host, service, context)
+        elif mode == "ISTIO_MUTUAL" or any(e.get("tls") for e in out["endpoints"]):
+            out["tls"] = {
+                "context": IDENTITY,
+                "sni": f"outbound_.{port}_.{subset}_.{host}",
+                "sans": sorted(i for i in identities if i),
+                "verify_san": True,
+            }
+        self.clusters[name] = out
+        return name
+
+    def dials_tls(self, mode: str, auto: bool) -> bool:
+        return auto if mode == "AUTO" else mode != "DISABLE"
+
+    def add_workload(self, out: ir.Cluster, w: Workload, labels: dict[str, str], mode: str) -> set[str]:
+        """A sidecar's inbound listener as endpoint; returns its identity, also when the subset leaves it out:
+        a service's workloads vouch for the service."""
+        if labels_match(labels, w.all_labels):
+            auto = (
+                bool(w.identity)
+                and effective_mtls(self.world, w.namespace, w.all_labels, w.app_port) != "disable"
+            )
+            endpoint: ir.Endpoint = {
+                "address": w.address,
+                "port": w.port,
+                "workload": w.name,
+                "namespace": w.namespace,
+            }
+            if self.dials_tls(mode, auto):
+                endpoint["tls"] = True
+            if w.labels.get("version"):
+                endpoint["version"] = w.labels["version"]
+            out["endpoints"].append(endpoint)
+        return {w.identity}
+
+    def add_entry(
+        self, out: ir.Cluster, entry: Resource, host: str, port: int, labels: dict[str, str], mode: str
+    ) -> set[str]:
+        """The endpoints of a ServiceEntry: its own, WorkloadEntries and workloads that it selects."""
+        identities: set[str] = set()
+        own = entry_port(entry, port)
+        if own is None:
+            return identities
+        for member, namespace, name in entry_members(self.world.index, entry, host):
+            has = member.get("labels", {})
+            auto = has.get(TLS_MODE_LABEL) == "istio" and bool(member.get("serviceAccount"))
+            if member.get("serviceAccount"):
+                identities.add(
+                    f"spiffe://{self.world.trust_domain}/ns/{namespace}/sa/{member['serviceAccount']}"
+                )
+            if not labels_match(labels, has):
+                continue
+            endpoint = member_endpoint(member, own, namespace, name)
+            if self.dials_tls(mode, auto):
+                endpoint["tls"] = True
+            out["endpoints"].append(endpoint)
+        wanted = entry.spec.get("workloadSelector", {}).get("labels")
+        if wanted is not None:
+            for w in self.selected(entry.namespace, wanted):
+                identities |= self.add_workload(out, w, labels, mode)
+        return identities
+
+    def selected(self, namespace: str, wanted: dict[str, str]) -> list[Workload]:
+        return [
+            w
+            for of_host in self.world.workloads.values()
+            for w in of_host
+            if w.namespace == namespace and labels_match(wanted, w.all_labels)
+        ]
+
+
+def bracketed(host: str) -> str:
+    """An IPv6 address as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
+
+
+__all__ = [
+    "IDENTITY",
+    "Workload",
+    "World",
+    "compile_service",
+    "compile_services",
+    "effective_mtls",
+]
