@@ -48,7 +48,7 @@ LOG_STRINGS = (
     "method", "path", "authority", "user_agent", "x_forwarded_for", "request_id", "upstream_host", "upstream_cluster", "route_name",
     "details", "peer",
 )
-DURATION_BOUNDS_MS = tuple([hist_bounds(0)[_i] / 1000 for _i in range(HIST_BINS - 1)])
+DURATION_BOUNDS_MS = (0.5, *[hist_bounds(0)[_i] // 1000 for _i in range(1, HIST_BINS - 1)])
 HOP_BOUNDS_US = tuple([hist_bounds(1)[_i] for _i in range(HIST_BINS - 1)])
 # Bytes are whole: the bin that the C side bounds by 0 is the one that Envoy bounds by 0.5.
 BYTES_BOUNDS = (0.5, *[hist_bounds(2)[_i] for _i in range(1, HIST_BINS - 1)])
@@ -360,6 +360,7 @@ cdef class Segment:
         cdef const char *p = packed
         cdef size_t n = len(packed)
         cdef int slot = -1
+        cdef size_t at
         if self.snaps_readonly:
             raise RuntimeError("a worker does not publish")
         if n < sizeof(SnapHeader):
@@ -380,7 +381,7 @@ cdef class Segment:
         if slot < 0:
             raise SnapshotBusy(f"generation {now >> 8}: workers still use older ones")
         h.generation = (now >> 8) + 1
-        at = slot * SNAP_SLOT_BYTES
+        at = <size_t>slot * SNAP_SLOT_BYTES
         try:
             # pwrite, not memcpy: no memory is then an error, not a SIGBUS. The header last: it is what makes the slot taken.
             view = memoryview(packed)
@@ -404,6 +405,23 @@ cdef class Segment:
         cdef uint64_t now = fm_load_acquire(&self.hdr.current)
         cdef const char *p = self.snaps + (now & 0xff) * <size_t>SNAP_SLOT_BYTES
         return p[:(<const SnapHeader *>p).bytes] if now else b""
+
+    @property
+    def oldest(self) -> int:
+        """The oldest generation that a live worker may still use; `generation` when all have taken that up."""
+        return self.oldest_in_use()
+
+    def endpoint_tags(self) -> set[int]:
+        """The tags of all endpoints that the published generation names."""
+        cdef uint64_t now = fm_load_acquire(&self.hdr.current)
+        cdef const char *p = self.snaps + (now & 0xff) * <size_t>SNAP_SLOT_BYTES
+        cdef const SnapHeader *h = <const SnapHeader *>p
+        cdef const SnapEndpoint *e
+        cdef uint32_t i
+        if now == 0:
+            return set()
+        e = <const SnapEndpoint *>(p + h.endpoints.off)
+        return {e[i].tag for i in range(h.endpoints.n)}
 
     # --- endpoint cells
 

@@ -1,0 +1,124 @@
+"""Which endpoint of a cluster gets a request (L2). Owns the three ways to choose; reads snapshot and cells, counts only in v.rr.
+
+The common case looks at one endpoint's cell (ROUND_ROBIN, RANDOM) or two (LEAST_REQUEST). Only when the choice falls on one that is
+ejected or to be avoided are all looked at, and the request goes to one of the others by weight, so that no neighbour takes it all.
+"""
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastmesh._core.base.sys cimport fm_load_relaxed, fm_load_relaxed32
+from fastmesh._core.policy.lb cimport LbView, rng_next
+from fastmesh._core.shm.snapshot cimport CL_EQUAL, LB_LEAST_REQUEST, LB_ROUND_ROBIN, Snap, SnapCluster, SnapEndpoint
+
+
+cdef inline uint32_t below(uint64_t *rng, uint32_t n) noexcept nogil:
+    """A random number in 0..n-1 (n > 0); the bias is below n / 2^32."""
+    return <uint32_t>(((rng_next(rng) >> 32) * n) >> 32)
+
+
+cdef inline bint ejected(const LbView *v, const SnapEndpoint *e) noexcept nogil:
+    return fm_load_relaxed(&v.cells[e.cell].ejected_until_ns) > v.now_ns
+
+
+cdef inline bint usable(const LbView *v, const SnapEndpoint *e, uint32_t avoid_cell) noexcept nogil:
+    return e.cell != avoid_cell and not ejected(v, e)
+
+
+cdef inline const SnapEndpoint *at_weight(const SnapEndpoint *e, uint32_t place) noexcept nogil:
+    """Whose share of the cluster's total weight this place is; ends as place < total."""
+    while place >= e.weight:
+        place -= e.weight
+        e += 1
+    return e
+
+
+cdef inline const SnapEndpoint *by_weight(const SnapCluster *c, const SnapEndpoint *e, uint64_t *rng) noexcept nogil:
+    if c.flags & CL_EQUAL:
+        return e + below(rng, c.endpoints.n)
+    return at_weight(e, below(rng, c.total_weight))
+
+
+cdef const SnapEndpoint *among(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng, uint32_t avoid_cell,
+                               bint also_ejected) noexcept nogil:
+    """By weight among those that may be used; NULL if there is none."""
+    cdef uint64_t total = 0
+    cdef uint64_t place
+    cdef uint32_t i
+    for i in range(c.endpoints.n):
+        if e[i].cell != avoid_cell and (also_ejected or not ejected(v, &e[i])):
+            total += e[i].weight
+    if total == 0:
+        return NULL
+    place = below(rng, <uint32_t>total)
+    for i in range(c.endpoints.n):
+        if e[i].cell != avoid_cell and (also_ejected or not ejected(v, &e[i])):
+            if place < e[i].weight:
+                return &e[i]
+            place -= e[i].weight
+    return NULL                    # another worker ejected one between the two walks
+
+
+cdef inline const SnapEndpoint *in_turn(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng) noexcept nogil:
+    cdef uint32_t *turn = &v.rr[e.cell]
+    if turn[0] == 0:
+        turn[0] = <uint32_t>(rng_next(rng) >> 32) | 1   # each worker begins elsewhere: they do not march in step
+    turn[0] += 1
+    if c.flags & CL_EQUAL:
+        return e + turn[0] % c.endpoints.n
+    return at_weight(e, <uint32_t>(<uint64_t>turn[0] * c.rr_stride % c.total_weight))
+
+
+cdef inline uint64_t load_of(const LbView *v, const SnapEndpoint *e) noexcept nogil:
+    """Exchanges in flight there, of all workers."""
+    cdef uint64_t sum = 0
+    cdef uint32_t w
+    for w in range(v.workers):
+        sum += fm_load_relaxed32(&v.rows[w].e[e.cell].active)
+    return sum
+
+
+cdef inline const SnapEndpoint *less_loaded(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng,
+                                            uint32_t avoid_cell) noexcept nogil:
+    """Power of two choices: of two different endpoints the one with fewer exchanges in flight for its weight. Where both are as busy the
+    first choice stands, which was made by weight: an idle cluster is used by weight too."""
+    cdef const SnapEndpoint *a = by_weight(c, e, rng)
+    cdef const SnapEndpoint *b
+    cdef uint32_t i = <uint32_t>(a - e)
+    cdef uint32_t k, place
+    if c.endpoints.n == 1:
+        return a
+    if c.flags & CL_EQUAL:
+        k = below(rng, c.endpoints.n - 1)
+        b = e + (k + 1 if k >= i else k)
+    else:
+        # by weight among all but a: walk the shares with a's left out
+        place = below(rng, c.total_weight - a.weight)
+        b = e
+        while b == a or place >= b.weight:
+            if b != a:
+                place -= b.weight
+            b += 1
+    if not usable(v, b, avoid_cell):
+        return a
+    if not usable(v, a, avoid_cell):
+        return b
+    return b if load_of(v, b) * a.weight < load_of(v, a) * b.weight else a
+
+
+cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil:
+    cdef const SnapEndpoint *e = <const SnapEndpoint *>(s.base + c.endpoints.off)
+    cdef const SnapEndpoint *found
+    if c.endpoints.n == 0:
+        return NULL
+    if c.lb == LB_LEAST_REQUEST:
+        found = less_loaded(c, e, v, rng, avoid_cell)
+    elif c.lb == LB_ROUND_ROBIN:
+        found = in_turn(c, e, v, rng)
+    else:
+        found = by_weight(c, e, rng)
+    if usable(v, found, avoid_cell):
+        return found
+    found = among(c, e, v, rng, avoid_cell, False)
+    if found == NULL:
+        # all others are ejected: better one of them than none
+        found = among(c, e, v, rng, avoid_cell, True)
+    return found if found != NULL else e

@@ -1,0 +1,197 @@
+"""A config (model/ir.py) into the bytes of a snapshot, and which endpoint has which cell.
+
+Drives shm/pack; knows no offsets. Names are resolved, so that the data path sees indexes only; what cannot
+be packed is refused with its path in the config.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from fastmesh._core.shm.pack import NONE, Packer, fnv1a
+from fastmesh._core.shm.segment import EP_CELLS
+from fastmesh.compile.tables import MAX_TOTAL, MAX_WEIGHT, TablePacker, choose, refuse, run, uint
+
+if TYPE_CHECKING:
+    from fastmesh._core.shm.segment import Segment
+    from fastmesh.model import ir
+
+KINDS = {"gateway": 0, "outbound": 1, "inbound": 2}
+TLS_MODES = {"disable": 0, "strict": 1, "permissive": 2}
+LB = {"ROUND_ROBIN": 0, "LEAST_REQUEST": 1, "RANDOM": 2}
+TLS_VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
+HTTPS_REDIRECT = 1
+VERIFY_SAN = 2
+ENDPOINT_TLS = 1
+TLS_SERVER, TLS_VERIFY, TLS_TICKETS = 1, 2, 4
+CONNECT_TIMEOUT_MS = 10_000  # Istio's defaults
+IDLE_TIMEOUT_MS = 3_600_000
+
+
+class CellMap:
+    """The cell of each endpoint, by cluster and address: stable over generations: statistics live there.
+
+    Cells belong to the segment: a new CellMap over the same one (the agent was restarted) goes on with what
+    is there. Publish what pack() gave before the next pack(): a cell is free again once the published
+    generation, which every worker then uses, does not name it and nothing is left on it.
+    """
+
+    def __init__(self, segment: Segment | None = None) -> None:
+        self.segment = segment
+        self.cells: dict[int, int] = {} if segment is None else segment.cell_tags()
+        self.free = sorted(set(range(EP_CELLS)) - set(self.cells.values()), reverse=True)
+
+    def collect(self) -> None:
+        """Free the cells of endpoints that are gone and quiet."""
+        segment = self.segment
+        if segment is None or segment.oldest != segment.generation:
+            return
+        named = segment.endpoint_tags()
+        for tag, cell in list(self.cells.items()):
+            if tag not in named and segment.cell_quiet(cell):
+                segment.cell_free(cell)
+                del self.cells[tag]
+                self.free.append(cell)
+
+    def take(self, cluster: str, address: str, path: str) -> tuple[int, int]:
+        """(cell, tag) of an endpoint."""
+        tag = fnv1a(f"{cluster}\0{address}".encode())
+        cell = self.cells.get(tag)
+        if cell is None:
+            if not self.free:
+                raise refuse(path, f"more than {EP_CELLS} endpoints")
+            cell = self.free.pop()
+            self.cells[tag] = cell
+            if self.segment is not None:
+                self.segment.cell_take(cell, tag)
+        return cell, tag
+
+
+def address_bytes(address: str, path: str) -> tuple[int, bytes]:
+    """(4 or 6, network-order bytes) of an IP literal."""
+    for family, kind in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+        try:
+            return family, socket.inet_pton(kind, address)
+        except OSError:
+            pass
+    raise refuse(path, f"{address!r} is no IP address")
+
+
+def pack_tls(packer: Packer, tls: ir.TlsContext, path: str) -> int:
+    server = tls["server"]
+    cert, key, ca = tls.get("cert", b""), tls.get("key", b""), tls.get("ca", b"")
+    if server and not (cert and key):
+        raise refuse(path, "a server needs cert and key")
+    if bool(cert) != bool(key):
+        raise refuse(path, "cert and key go together")
+    names = [name.encode() for name in tls.get("alpn", ())]
+    if not all(0 < len(name) < 256 for name in names):
+        raise refuse(f"{path}.alpn", "a name has 1 to 255 bytes")
+    alpn = b"".join(bytes([len(name)]) + name for name in names)
+    # A client that does not verify must say so; a server asks for certificates only when told to.
+    flags = TLS_VERIFY if tls.get("verify", not server) else 0
+    flags |= (TLS_SERVER | TLS_TICKETS) if server else 0
+    version = choose(TLS_VERSIONS, tls.get("min_version", "1.2"), f"{path}.min_version")
+    hosts = [host.lower() for host in tls.get("hosts", ())]
+    domain = tls.get("trust_domain", "")
+    parts = [cert, key, ca, alpn, domain.encode(), repr((flags, version, hosts)).encode()]
+    content = fnv1a(b"".join(len(part).to_bytes(4, "big") + part for part in parts))
+    return packer.tls(
+        tls["name"], key=content, flags=flags, min_version=version, cert=cert, private_key=key, ca=ca,
+        alpn=alpn, trust_domain=domain, hosts=hosts,
+    )
+
+
+def pack_endpoints(packer: Packer, cluster: ir.Cluster, cells: CellMap, path: str) -> list[int]:
+    made, total = [], 0
+    seen: set[int] = set()
+    for i, endpoint in enumerate(cluster["endpoints"]):
+        at = f"{path}.endpoints[{i}]"
+        family, raw = address_bytes(endpoint["address"], f"{at}.address")
+        port = uint(endpoint["port"], f"{at}.port", 65535, 1)
+        weight = uint(endpoint.get("weight", 1), f"{at}.weight", MAX_WEIGHT)
+        if weight == 0:
+            continue  # takes no request: as if it were not there
+        total += weight
+        if total > MAX_TOTAL:
+            raise refuse(path, f"weights add up to more than {MAX_TOTAL}")
+        text = f"{endpoint['address']}:{port}" if family == 4 else f"[{endpoint['address']}]:{port}"
+        cell, tag = cells.take(cluster["name"], text, at)
+        if cell in seen:
+            raise refuse(at, f"{text} is there twice")
+        seen.add(cell)
+        made.append(packer.endpoint(
+            family=family, addr=raw, port=port, flags=ENDPOINT_TLS if endpoint.get("tls") else 0, cell=cell,
+            weight=weight, text=text, workload=endpoint.get("workload", ""), tag=tag,
+        ))
+    return made
+
+
+def pack_cluster(packer: Packer, cluster: ir.Cluster, tls: dict[str, int], cells: CellMap, path: str) -> int:
+    secure = cluster.get("tls")
+    context, policy, sans, sni, flags = NONE, 0, [], "", 0
+    if secure is not None:
+        context = choose(tls, secure["context"], f"{path}.tls.context")
+        sans, sni = list(secure.get("sans", ())), secure.get("sni", "")
+        flags = VERIFY_SAN if secure.get("verify_san", bool(sans)) else 0
+        # The context's name, not its content: a renewed certificate must not end connections.
+        policy = fnv1a(repr((secure["context"], sni, sorted(sans), flags)).encode())
+    elif any(endpoint.get("tls") for endpoint in cluster["endpoints"]):
+        raise refuse(f"{path}.tls", "missing, but an endpoint wants TLS")
+    return packer.cluster(
+        cluster["name"], service=cluster.get("service", ""),
+        endpoints=run(pack_endpoints(packer, cluster, cells, path)),
+        lb=choose(LB, cluster.get("lb", "LEAST_REQUEST"), f"{path}.lb"), flags=flags,
+        **{
+            name: uint(cluster.get(name, default), f"{path}.{name}")
+            for name, default in (
+                ("connect_timeout_ms", CONNECT_TIMEOUT_MS), ("idle_timeout_ms", IDLE_TIMEOUT_MS),
+                ("max_requests_per_connection", 0), ("max_connections", 0),
+            )
+        },
+        tls=context, sni=sni, sans=sans, tls_policy=policy,
+    )
+
+
+def pack_listener(
+    packer: Packer, listener: ir.Listener, tables: dict[str, int], tls: dict[str, int], path: str
+) -> None:
+    mode = choose(TLS_MODES, listener.get("tls_mode", "disable"), f"{path}.tls_mode")
+    contexts = [choose(tls, name, f"{path}.tls[{i}]") for i, name in enumerate(listener.get("tls", ()))]
+    if mode and not contexts:
+        raise refuse(f"{path}.tls", "TLS without a certificate")
+    packer.listener(
+        listener["name"], kind=choose(KINDS, listener["kind"], f"{path}.kind"), tls_mode=mode,
+        port=uint(listener["port"], f"{path}.port", 65535),
+        flags=HTTPS_REDIRECT if listener.get("https_redirect") else 0,
+        table=choose(tables, listener["table"], f"{path}.table"), tls=contexts,
+    )
+
+
+def unique(names: list[str], path: str) -> None:
+    seen: set[str] = set()
+    for i, name in enumerate(names):
+        if name in seen:
+            raise refuse(f"{path}[{i}].name", f"{name!r} is there twice")
+        seen.add(name)
+
+
+def pack(config: ir.Config, cells: CellMap) -> bytes:
+    """The bytes for Segment.publish. SnapshotError with the path of what cannot be packed."""
+    packer = Packer()
+    unique([listener["name"] for listener in config["listeners"]], "listeners")
+    unique([table["name"] for table in config["tables"]], "tables")
+    unique([cluster["name"] for cluster in config["clusters"]], "clusters")
+    unique([tls["name"] for tls in config["tls"]], "tls")
+    cells.collect()
+    tls = {t["name"]: pack_tls(packer, t, f"tls[{i}]") for i, t in enumerate(config["tls"])}
+    clusters: dict[str, int] = {}
+    for _, i in sorted((fnv1a(c["name"].encode()), i) for i, c in enumerate(config["clusters"])):
+        cluster = config["clusters"][i]
+        clusters[cluster["name"]] = pack_cluster(packer, cluster, tls, cells, f"clusters[{i}]")
+    made = TablePacker(packer, clusters)
+    tables = {t["name"]: made.table(t, f"tables[{i}]") for i, t in enumerate(config["tables"])}
+    for i, listener in enumerate(config["listeners"]):
+        pack_listener(packer, listener, tables, tls, f"listeners[{i}]")
+    return packer.finish(config["node_id"], config.get("cluster", ""))

@@ -1,0 +1,151 @@
+"""Runs policy/* over a frozen snapshot (shm_shim.Frozen): a request in, the decision out, all as Python values."""
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_full, regex_new
+from fastmesh._core.base.sys cimport fm_clock_ns
+from fastmesh._core.policy.lb cimport LbView, lb_pick
+from fastmesh._core.policy.router cimport RouteMatch, router_load, router_match
+from fastmesh._core.proto.msg cimport HF_DROP, MF_ABSOLUTE, MF_HTTPS, MSG_MAX_HEADERS, Msg, hdr_id
+from fastmesh._core.shm.layout cimport EP_CELLS
+from fastmesh._core.shm.snapshot cimport Snap, SnapCluster, SnapEndpoint, SnapStr, fnv64, snap_cluster, snap_open
+from shim.shm_shim cimport Frozen, WorkerView
+
+
+cdef str text(const Snap *s, SnapStr v):
+    return s.base[v.off:v.off + v.n].decode()
+
+
+cdef class Request:
+    """A Msg and the bytes that it borrows."""
+    cdef Msg m
+    cdef list keep
+
+    def __cinit__(self, host=b"", path=b"/", query=b"", method=b"GET", headers=(), absolute=False, https=False):
+        memset(&self.m, 0, sizeof(self.m))
+        self.keep = [host, path, query, method]
+        self.m.host.p, self.m.host.n = <const char *>(<bytes>host), len(host)
+        self.m.path.p, self.m.path.n = <const char *>(<bytes>path), len(path)
+        self.m.query.p, self.m.query.n = <const char *>(<bytes>query), len(query)
+        self.m.method_name.p, self.m.method_name.n = <const char *>(<bytes>method), len(method)
+        self.m.flags = (MF_ABSOLUTE if absolute else 0) | (MF_HTTPS if https else 0)
+        if len(headers) > MSG_MAX_HEADERS:
+            raise ValueError("too many headers")
+        for name, value, *dropped in headers:
+            h = &self.m.hdr[self.m.nhdr]
+            self.keep += [name, value]
+            h.name, h.name_n = <const char *>(<bytes>name), len(name)
+            h.value, h.value_n = <const char *>(<bytes>value), len(value)
+            h.id = hdr_id(name, len(name))
+            h.flags = HF_DROP if dropped else 0
+            self.m.nhdr += 1
+
+
+def header_id(bytes name):
+    return hdr_id(name, len(name))
+
+
+def full_match(bytes pattern, bytes value):
+    """Whether RE2 takes the whole value; the reason as a string if the pattern cannot be compiled."""
+    cdef char why[RE_WHY]
+    cdef void *re = regex_new(pattern, len(pattern), why)
+    if re == NULL:
+        return why.decode()
+    found = regex_full(re, value, len(value))
+    regex_free(re)
+    return found
+
+
+cdef class Router:
+    """router_load and router_match over one snapshot."""
+    cdef Frozen frozen
+    cdef Snap s
+
+    def __cinit__(self, Frozen frozen):
+        self.frozen = frozen
+        snap_open(&self.s, frozen.base)
+
+    def load(self):
+        return router_load(&self.s)
+
+    def match(self, Request r, *, table=0, tls=False, port=80, rnd=0):
+        """None without a route; else (virtual host, route, cluster or None, bytes of the path that the match covered)."""
+        cdef RouteMatch out
+        if router_match(&self.s, table, &r.m, tls, port, rnd, &out) != 0:
+            return None
+        cluster = None
+        if out.dest != NULL and out.dest.cluster < self.s.h.clusters.n:
+            cluster = text(&self.s, (<const SnapCluster *>(self.s.base + self.s.h.clusters.off))[out.dest.cluster].name)
+        return text(&self.s, out.vhost.name), text(&self.s, out.route.name), cluster, out.prefix_n
+
+    def nanoseconds(self, requests, int rounds):
+        """Time of one router_match, averaged over rounds through all requests."""
+        cdef RouteMatch out
+        cdef Request r
+        cdef int rc = 0
+        cdef uint64_t start, spent = 0
+        for r in requests:
+            for k in range(2):         # once to warm up
+                start = fm_clock_ns()
+                for i in range(rounds):
+                    rc |= router_match(&self.s, 0, &r.m, False, 80, <uint32_t>i, &out)
+                if k:
+                    spent += fm_clock_ns() - start
+        return spent / (<double>rounds * len(requests)), rc
+
+
+cdef class Balancer:
+    """lb_pick over one snapshot, with the cells of a Segment's worker."""
+    cdef Frozen frozen
+    cdef WorkerView worker
+    cdef Snap s
+    cdef uint32_t rr[EP_CELLS]
+    cdef uint64_t rng
+    cdef LbView view
+
+    def __cinit__(self, Frozen frozen, WorkerView worker, uint64_t seed=1):
+        self.frozen = frozen
+        self.worker = worker
+        snap_open(&self.s, frozen.base)
+        memset(self.rr, 0, sizeof(self.rr))
+        self.rng = seed
+        self.view.cells = worker.m.cells
+        self.view.rows = worker.m.rows
+        self.view.workers = worker.m.workers
+        self.view.self_row = worker.m.self_row
+        self.view.rr = self.rr
+
+    def cells(self, name):
+        """{endpoint text: cell} of a cluster."""
+        cdef bytes raw = name.encode()
+        cdef const SnapCluster *k = snap_cluster(&self.s, fnv64(raw, len(raw)))
+        cdef const SnapEndpoint *e = <const SnapEndpoint *>(self.s.base + k.endpoints.off)
+        return {text(&self.s, e[i].text): e[i].cell for i in range(k.endpoints.n)}
+
+    def pick(self, name, int n=1, *, avoid=0xffffffff, now=1, hold=False):
+        """The endpoints that n requests get; hold=True leaves each request in flight."""
+        cdef bytes raw = name.encode()
+        cdef const SnapCluster *k = snap_cluster(&self.s, fnv64(raw, len(raw)))
+        cdef const SnapEndpoint *e
+        self.view.now_ns = now
+        picked = []
+        for _ in range(n):
+            e = lb_pick(&self.s, k, &self.view, &self.rng, avoid)
+            picked.append(None if e == NULL else text(&self.s, e.text))
+            if hold and e != NULL:
+                self.view.rows[self.view.self_row].e[e.cell].active += 1
+        return picked
+
+    def pick_all(self):
+        """Pick from every cluster, whatever it is: for snapshots of random bytes that snap_check took."""
+        cdef const SnapCluster *k = <const SnapCluster *>(self.s.base + self.s.h.clusters.off)
+        cdef const SnapEndpoint *e
+        found = []
+        for i in range(self.s.h.clusters.n):
+            e = lb_pick(&self.s, &k[i], &self.view, &self.rng, 0xffffffff)
+            found.append(None if e == NULL else (s_bytes(&self.s, e.text), e.port))
+        return found
+
+
+cdef bytes s_bytes(const Snap *s, SnapStr v):
+    return s.base[v.off:v.off + v.n]
