@@ -210,7 +210,7 @@ cdef int on_ticket_read(SSL *ssl, SSL_SESSION *sess, const unsigned char *name, 
 
 
 cdef int on_new_session(SSL *ssl, SSL_SESSION *sess) noexcept nogil:
-    """Client: 1 takes over the reference."""
+    """Client. 0: the reference stays OpenSSL's."""
     cdef TlsAuth *a = <TlsAuth *>SSL_get_app_data(ssl)
     if a.session_key == 0 or a.code != FM_OK or not SSL_SESSION_is_resumable(sess):
         return 0
@@ -219,7 +219,7 @@ cdef int on_new_session(SSL *ssl, SSL_SESSION *sess) noexcept nogil:
         if a.ctx.sessions == NULL:
             return 0
     sessions_put(a.ctx.sessions, a.session_key, a.policy, a.not_after, sess)
-    return 1
+    return 0
 
 
 cdef bint tls_session_offer(TlsAuth *a, SSL *ssl) noexcept nogil:

@@ -25,8 +25,8 @@ cdef struct TlsSessions:
 cdef TlsSessions *sessions_new() noexcept nogil
 cdef void sessions_free(TlsSessions *c) noexcept nogil
 """NULL is let pass."""
-cdef void sessions_put(TlsSessions *c, uint64_t key, uint64_t policy, uint64_t not_after, SSL_SESSION *session) noexcept nogil
-"""Takes over the reference; replaces the one of the same key and policy."""
+cdef void sessions_put(TlsSessions *c, uint64_t key, uint64_t policy, uint64_t not_after, const SSL_SESSION *session) noexcept nogil
+"""Keeps a copy (best effort); replaces the one of the same key and policy."""
 cdef bint sessions_offer(TlsSessions *c, uint64_t key, uint64_t policy, uint64_t now, SSL *ssl, uint64_t *not_after) noexcept nogil
 """Set a kept session that is still good on a new client SSL."""
 cdef void sessions_forget(TlsSessions *c, uint64_t key, uint64_t policy) noexcept nogil

@@ -38,15 +38,20 @@ cdef void drop(TlsSession *e) noexcept nogil:
     memset(e, 0, sizeof(TlsSession))
 
 
-cdef void sessions_put(TlsSessions *c, uint64_t key, uint64_t policy, uint64_t not_after, SSL_SESSION *session) noexcept nogil:
+cdef void sessions_put(TlsSessions *c, uint64_t key, uint64_t policy, uint64_t not_after, const SSL_SESSION *session) noexcept nogil:
     cdef TlsSession *e = slot_of(c, key, policy, True)
-    SSL_SESSION_free(e.session)
+    drop(e)
     c.tick += 1
     e.key = key
     e.policy = policy
     e.not_after = not_after
     e.used = c.tick
-    e.session = session
+    # A copy, here and below: OpenSSL marks a session as used up with its first use (TLS 1.3: so that passive observers cannot link
+    # connections; ours are linked by their addresses anyway) and as bad when its connection does not end in order.
+    e.session = SSL_SESSION_dup(session)
+    if e.session == NULL:
+        ERR_clear_error()
+        drop(e)
 
 
 cdef bint sessions_offer(TlsSessions *c, uint64_t key, uint64_t policy, uint64_t now, SSL *ssl, uint64_t *not_after) noexcept nogil:
@@ -59,8 +64,6 @@ cdef bint sessions_offer(TlsSessions *c, uint64_t key, uint64_t policy, uint64_t
             now >= <uint64_t>(SSL_SESSION_get_time(e.session) + SSL_SESSION_get_timeout(e.session)):
         drop(e)
         return False
-    # A copy: OpenSSL marks a TLS 1.3 session as used up with its first use (so that passive observers cannot link connections; ours
-    # are linked by their addresses anyway), while ours serves until it expires.
     copy = SSL_SESSION_dup(e.session)
     ok = copy != NULL and SSL_set_session(ssl, copy) == 1
     SSL_SESSION_free(copy)
