@@ -9,9 +9,12 @@ cdef extern from *:
     #include <errno.h>
     #include <fcntl.h>
     #include <netinet/in.h>
+    #include <sys/prctl.h>
+    #include <sys/random.h>
     #include <arpa/inet.h>
     #include <signal.h>
     #include <stdint.h>
+    #include <stdio.h>
     #include <stdlib.h>
     #include <string.h>
     #include <sys/epoll.h>
@@ -42,6 +45,14 @@ cdef extern from *:
         struct timespec ts; clock_gettime(CLOCK_MONOTONIC, &ts);
         return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
     }
+    /* now as an IMF-fixdate (RFC 9110 5.6.7), 29 characters and NUL, in the C locale whatever the process's is */
+    static inline void time_gmt(char *out, size_t cap) {
+        static const char days[7][4] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
+        static const char months[12][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+        time_t t = time(NULL); struct tm v; gmtime_r(&t, &v);
+        snprintf(out, cap, "%s, %02d %s %04d %02d:%02d:%02d GMT", days[v.tm_wday], v.tm_mday, months[v.tm_mon], v.tm_year + 1900,
+                 v.tm_hour, v.tm_min, v.tm_sec);
+    }
     /* nanoseconds of CLOCK_REALTIME */
     static inline uint64_t fm_wall_ns(void) {
         struct timespec ts; clock_gettime(CLOCK_REALTIME, &ts);
@@ -68,6 +79,7 @@ cdef extern from *:
     int fm_errno() nogil
     uint64_t fm_clock_ns() nogil
     uint64_t fm_wall_ns() nogil
+    void time_gmt(char *out, size_t cap) nogil
     void fm_fence() nogil
     void FM_STATIC_ASSERT(bint x) nogil
     bint fm_likely(bint x) nogil
@@ -95,8 +107,13 @@ cdef extern from *:
         void *iov_base
         size_t iov_len
     struct msghdr:
+        void *msg_name
+        socklen_t msg_namelen
         iovec *msg_iov
         size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+        int msg_flags
     struct timespec:
         int64_t tv_sec
         long tv_nsec
@@ -120,7 +137,7 @@ cdef extern from *:
     int EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLL_CLOEXEC
     int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
     void *MAP_FAILED
-    int SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGPIPE, SIG_BLOCK
+    int SIGKILL, SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGPIPE, SIG_BLOCK
 
     int socket(int domain, int type, int protocol) nogil
     int accept4(int fd, sockaddr *addr, socklen_t *len, int flags) nogil
@@ -147,4 +164,7 @@ cdef extern from *:
     int getpid() nogil
     uint16_t htons(uint16_t v) nogil
     uint16_t ntohs(uint16_t v) nogil
+    int PR_SET_PDEATHSIG, PR_SET_NAME
+    int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d) nogil
+    ssize_t getrandom(void *buf, size_t n, unsigned int flags) nogil
     const char *inet_ntop(int af, const void *src, char *dst, socklen_t size) nogil
