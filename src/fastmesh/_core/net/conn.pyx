@@ -1,0 +1,600 @@
+"""Conn (L2). See conn.pxd."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memmove
+from fastmesh._core.base.buf cimport Block, block_data, block_free, block_free_all, block_grow, block_len, block_new, block_room
+from fastmesh._core.base.err cimport (
+    FM_AGAIN, FM_EHEAD, FM_ENOMEM, FM_EOF, FM_ERESET, FM_ETLS, FM_OK, FM_WANT_WRITE)
+from fastmesh._core.base.pool cimport pool_get, pool_put
+from fastmesh._core.base.sys cimport (
+    EAGAIN, EINTR, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, close, fm_errno, iovec, msghdr, recv,
+    send, sendmsg, shutdown)
+from fastmesh._core.base.timer cimport timer_armed, timer_del, timer_set
+from fastmesh._core.net.reactor cimport (
+    GATHER_BYTES, GATHER_IOV, SCRATCH_BYTES, Gather, Reactor, Source, reactor_add, reactor_task)
+from fastmesh._core.net.sock cimport Addr, sock_bytes_acked, sock_connect, sock_error, sock_reset_on_close
+from fastmesh._core.net.tls cimport (
+    Tls, tls_client, tls_free, tls_handshake, tls_pending, tls_read, tls_server, tls_shutdown, tls_write)
+from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsPeer
+
+cdef enum:
+    TLS_RECORD = 16384
+    OUT_BLOCK = 65000            # the out queue grows in blocks of 64 KiB when there is much, 4 or 16 KiB when little
+
+
+# ---- new and free ----------------------------------------------------------------------------------------------------------------
+
+cdef Conn *conn_new(Reactor *r, int fd, const ConnOps *ops, void *owner) noexcept nogil:
+    cdef Conn *c = <Conn *>pool_get(&r.conns)
+    if c == NULL:
+        return NULL
+    c.src.fn = conn_event
+    c.src.fd = fd
+    c.ops = ops
+    c.owner = owner
+    c.read_size = CONN_READ_MIN
+    c.timer.fn = conn_timer
+    c.timer.arg = c
+    c.task.fn = conn_task
+    c.task.arg = c
+    r.nconns += 1
+    if reactor_add(r, &c.src, EPOLLIN | EPOLLOUT | EPOLLRDHUP) != FM_OK:
+        r.nconns -= 1
+        pool_put(&r.conns, c)
+        return NULL
+    return c
+
+
+cdef Conn *conn_accept(Reactor *r, int fd, const Addr *peer, TlsCtx **tls, uint32_t ntls, bint tls_required,
+                       const ConnOps *ops, void *owner) noexcept nogil:
+    cdef Conn *c = conn_new(r, fd, ops, owner)
+    if c == NULL:
+        close(fd)
+        return NULL
+    c.peer = peer[0]
+    c.flags = CF_SERVER | (CF_TLS_REQUIRED if tls_required else 0)
+    c.tls_ctxs = tls
+    c.ntls = ntls
+    c.state = CONN_SNIFF if ntls or tls_required else CONN_OPEN
+    return c
+
+
+cdef Conn *conn_dial(Reactor *r, const Addr *to, TlsCtx *tls, const char *sni, uint32_t sni_n, const TlsPeer *peer, uint64_t session,
+                     const ConnOps *ops, void *owner, int *code) noexcept nogil:
+    cdef int done = 0
+    cdef Conn *c
+    cdef int fd = sock_connect(to, &done)
+    code[0] = FM_ERESET
+    if fd < 0:
+        return NULL
+    c = conn_new(r, fd, ops, owner)
+    if c == NULL:
+        close(fd)
+        code[0] = FM_ENOMEM
+        return NULL
+    c.peer = to[0]
+    c.state = CONN_CONNECTING
+    if tls != NULL:
+        c.tls = tls_client(tls, fd, sni, sni_n, peer, session)
+        if c.tls == NULL:
+            conn_close(c)
+            code[0] = FM_ENOMEM
+            return NULL
+    code[0] = FM_OK
+    # connected or not, the socket's first EPOLLOUT edge goes on from here
+    return c
+
+
+cdef void conn_close(Conn *c) noexcept nogil:
+    cdef Reactor *r = c.src.r
+    if c.state == CONN_CLOSED:
+        return
+    if c.tls != NULL:
+        if c.state == CONN_OPEN and not c.flags & CF_HUP:
+            tls_shutdown(c.tls)
+        tls_free(c.tls)
+        c.tls = NULL
+    close(c.src.fd)              # also takes it out of epoll
+    c.src.fd = -1
+    timer_del(&r.wheel, &c.timer)
+    block_free(&r.bufs, c.inb)
+    block_free_all(&r.bufs, c.out_head)
+    c.inb = NULL
+    c.out_head = NULL
+    c.out_tail = NULL
+    c.out_n = 0
+    if r.g.conn == c:
+        r.g.conn = NULL
+        r.g.n = 0
+        r.g.used = 0
+        r.g.bytes = 0
+    c.state = CONN_CLOSED
+    c.owner = NULL
+    c.next_dead = <Conn *>r.dead
+    r.dead = c
+    r.nconns -= 1
+
+
+cdef void conn_abort(Conn *c) noexcept nogil:
+    if c.state == CONN_CLOSED:
+        return
+    sock_reset_on_close(c.src.fd)
+    c.flags |= CF_HUP            # no close_notify: that would say that all is well
+    conn_close(c)
+
+
+cdef void conn_reap(Reactor *r) noexcept nogil:
+    # a connection whose task is still queued waits for it: the task list holds its address
+    cdef Conn *c = <Conn *>r.dead
+    cdef Conn *nxt
+    r.dead = NULL
+    while c != NULL:
+        nxt = c.next_dead
+        if c.task.queued:
+            c.next_dead = <Conn *>r.dead
+            r.dead = c
+        else:
+            pool_put(&r.conns, c)
+        c = nxt
+
+
+# ---- events ----------------------------------------------------------------------------------------------------------------------
+
+cdef void conn_event(Source *s, uint32_t events) noexcept nogil:
+    cdef Conn *c = <Conn *>s
+    if c.state == CONN_CLOSED:
+        return
+    if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        c.flags |= CF_READABLE
+    if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        c.flags |= CF_HUP
+    if c.state == CONN_OPEN:
+        if events & EPOLLOUT and c.out_n != 0:
+            conn_write_out(c)
+            if c.state != CONN_OPEN:
+                return
+            if c.out_n == 0 and c.flags & CF_BLOCKED and c.owner != NULL:
+                c.flags &= ~<uint32_t>CF_BLOCKED
+                c.ops.drained(c)
+                if c.state != CONN_OPEN:
+                    return
+        if c.flags & CF_READABLE and c.owner != NULL and events & ~<uint32_t>EPOLLOUT:
+            c.ops.readable(c)
+        elif c.owner == NULL and events & (EPOLLHUP | EPOLLERR):
+            conn_close(c)        # nobody to tell: it was only being flushed
+    elif c.state == CONN_LINGER:
+        conn_discard(c)
+    else:
+        conn_begin(c, events)
+
+
+cdef void conn_begin(Conn *c, uint32_t events) noexcept nogil:
+    # CONNECTING -> HANDSHAKE -> OPEN, or SNIFF -> (HANDSHAKE ->) OPEN
+    cdef char first
+    cdef int rc
+    if c.state == CONN_CONNECTING:
+        if not events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
+            return
+        if sock_error(c.src.fd) != 0 or events & (EPOLLERR | EPOLLHUP):
+            c.ops.failed(c, FM_ERESET)
+            return
+        c.state = CONN_HANDSHAKE if c.tls != NULL else CONN_OPEN
+        if c.tls == NULL:
+            c.ops.ready(c)
+            return
+    if c.state == CONN_SNIFF:
+        if not c.flags & CF_READABLE:
+            return
+        rc = <int>recv(c.src.fd, &first, 1, MSG_PEEK)
+        if rc <= 0:
+            if rc < 0 and (fm_errno() == EAGAIN or fm_errno() == EINTR):
+                return
+            c.ops.failed(c, FM_EOF)
+            return
+        if first == 0x16 and c.ntls and c.tls_ctxs[0] != NULL:  # a TLS handshake record; no HTTP request begins with it
+            # the config may have changed since it was accepted: what stands there now counts
+            while c.ntls > 1 and c.tls_ctxs[c.ntls - 1] == NULL:
+                c.ntls -= 1
+            c.tls = tls_server(c.tls_ctxs, c.ntls, c.src.fd)
+            if c.tls == NULL:
+                c.ops.failed(c, FM_ENOMEM)
+                return
+            c.state = CONN_HANDSHAKE
+        elif c.flags & CF_TLS_REQUIRED:
+            c.ops.failed(c, FM_ETLS)
+            return
+        else:
+            c.state = CONN_OPEN
+            c.ops.ready(c)
+            return
+    if c.state == CONN_HANDSHAKE:
+        rc = tls_handshake(c.tls)
+        if rc == FM_OK:
+            c.state = CONN_OPEN
+            c.flags |= CF_READABLE   # bytes may have come with the last flight
+            c.ops.ready(c)
+        elif rc != FM_AGAIN and rc != FM_WANT_WRITE:
+            c.tls_failure = <uint8_t>(-rc)
+            c.ops.failed(c, rc)
+
+
+cdef void conn_task(void *arg) noexcept nogil:
+    cdef Conn *c = <Conn *>arg
+    if c.state == CONN_CLOSED:
+        return
+    if c.fail_code != 0:
+        if c.owner != NULL:
+            c.ops.failed(c, c.fail_code)
+        else:
+            conn_close(c)
+    elif c.owner != NULL and c.state == CONN_OPEN:
+        c.ops.readable(c)
+
+
+cdef void conn_wake(Conn *c) noexcept nogil:
+    if c.state != CONN_CLOSED:
+        reactor_task(c.src.r, &c.task)
+
+
+cdef void conn_timer(void *arg, uint64_t now_ms) noexcept nogil:
+    cdef Conn *c = <Conn *>arg
+    if c.state == CONN_CLOSED or c.deadline_ms == 0:
+        return
+    if now_ms < c.deadline_ms:
+        timer_set(&c.src.r.wheel, &c.timer, c.deadline_ms)
+    elif c.owner == NULL or c.state == CONN_LINGER:
+        conn_close(c)
+    else:
+        c.deadline_ms = 0
+        c.ops.expired(c)
+
+
+cdef void conn_deadline(Conn *c, uint64_t when_ms) noexcept nogil:
+    c.deadline_ms = when_ms
+    # moved later: the timer finds out when it fires; moved earlier: it has to be armed anew
+    if when_ms and (not timer_armed(&c.timer) or (c.timer.when << 2) > when_ms + 4):
+        timer_set(&c.src.r.wheel, &c.timer, when_ms)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------------------
+
+cdef int conn_read(Conn *c, char *p, uint32_t n) noexcept nogil:
+    cdef ssize_t k
+    if c.flags & CF_EOF:
+        return FM_EOF
+    if c.tls != NULL:
+        k = tls_read(c.tls, p, n)
+        if k == FM_AGAIN or k == FM_WANT_WRITE:
+            c.flags &= ~<uint32_t>CF_READABLE
+            k = FM_AGAIN
+        elif k == FM_EOF:
+            c.flags |= CF_EOF
+        elif k > 0:
+            c.rx += k
+            c.src.r.rx += k
+        return <int>k
+    while True:
+        k = recv(c.src.fd, p, n, 0)
+        if k > 0:
+            c.rx += k
+            c.src.r.rx += k
+            # a short read has drained the socket; with CF_HUP the end is still to be read
+            if k < n and not c.flags & CF_HUP:
+                c.flags &= ~<uint32_t>CF_READABLE
+            return <int>k
+        if k == 0:
+            c.flags |= CF_EOF
+            return FM_EOF
+        if fm_errno() == EINTR:
+            continue
+        c.flags &= ~<uint32_t>CF_READABLE
+        return FM_AGAIN if fm_errno() == EAGAIN else FM_ERESET
+
+
+cdef int conn_keep(Conn *c, const char *p, uint32_t n) noexcept nogil:
+    cdef Block *b = c.inb
+    cdef Block *g
+    if n == 0:
+        return FM_OK
+    if b == NULL:
+        b = block_new(&c.src.r.bufs, n)
+        if b == NULL:
+            return FM_ENOMEM
+        c.inb = b
+    elif block_room(b) < n and b.start:
+        memmove(block_data(b), block_data(b) + b.start, block_len(b))
+        b.end -= b.start
+        b.start = 0
+    while block_room(b) < n:
+        g = block_grow(&c.src.r.bufs, b)
+        if g == NULL:
+            return FM_ENOMEM
+        b = g
+        c.inb = b
+    memcpy(block_data(b) + b.end, p, n)
+    b.end += n
+    return FM_OK
+
+
+cdef void conn_kept_used(Conn *c, uint32_t n) noexcept nogil:
+    if c.inb == NULL:
+        return
+    c.inb.start += n
+    if c.inb.start >= c.inb.end:
+        block_free(&c.src.r.bufs, c.inb)
+        c.inb = NULL
+
+
+cdef int conn_read_more(Conn *c, uint32_t most) noexcept nogil:
+    cdef Block *b = c.inb
+    cdef Block *g
+    cdef int k
+    if b.start:
+        memmove(block_data(b), block_data(b) + b.start, block_len(b))
+        b.end -= b.start
+        b.start = 0
+    if block_room(b) == 0:
+        if b.end >= most:
+            return FM_EHEAD
+        g = block_grow(&c.src.r.bufs, b)
+        if g == NULL:
+            return FM_ENOMEM
+        b = g
+        c.inb = b
+    k = conn_read(c, block_data(b) + b.end, block_room(b))
+    if k > 0:
+        b.end += k
+    return k
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------------------
+
+cdef void conn_put(Conn *c, const char *p, size_t n) noexcept nogil:
+    cdef Gather *g = &c.src.r.g
+    cdef iovec *last
+    if n == 0 or c.state == CONN_CLOSED:
+        return
+    if g.conn != c or g.n == GATHER_IOV:
+        if g.conn != NULL:
+            conn_flush(<Conn *>g.conn)
+        g.conn = c
+    if g.n:
+        last = &g.v[g.n - 1]
+        if <const char *>last.iov_base + last.iov_len == p:
+            last.iov_len += n
+            g.bytes += n
+            return
+    g.v[g.n].iov_base = <void *>p
+    g.v[g.n].iov_len = n
+    g.n += 1
+    g.bytes += n
+
+
+cdef char *conn_make(Conn *c, uint32_t n) noexcept nogil:
+    cdef Gather *g = &c.src.r.g
+    if g.conn != c or g.used + n > GATHER_BYTES or g.n == GATHER_IOV:
+        if g.conn != NULL:
+            conn_flush(<Conn *>g.conn)
+        g.conn = c
+    if n > GATHER_BYTES:
+        return NULL
+    return g.buf + g.used
+
+
+cdef void conn_made(Conn *c, uint32_t n) noexcept nogil:
+    cdef Gather *g = &c.src.r.g
+    cdef char *p = g.buf + g.used
+    g.used += n
+    conn_put(c, p, n)
+
+
+cdef int queue_bytes(Conn *c, const char *p, size_t n, size_t hint) noexcept nogil:
+    # `hint`: what is to come in all. A TLS record that was begun must be offered again whole: it may not straddle two blocks.
+    cdef Block *b = c.out_tail
+    cdef uint32_t k
+    while n:
+        if b == NULL or block_room(b) == 0:
+            b = block_new(&c.src.r.bufs, <uint32_t>hint if hint < OUT_BLOCK else OUT_BLOCK)
+            if b == NULL:
+                return FM_ENOMEM
+            if c.out_tail == NULL:
+                c.out_head = b
+            else:
+                c.out_tail.next = b
+            c.out_tail = b
+        k = block_room(b)
+        if k > n:
+            k = <uint32_t>n
+        memcpy(block_data(b) + b.end, p, k)
+        b.end += k
+        p += k
+        n -= k
+        hint -= k
+        c.out_n += k
+    return FM_OK
+
+
+cdef void conn_broken(Conn *c, int code) noexcept nogil:
+    if c.fail_code == 0:
+        c.fail_code = code
+        reactor_task(c.src.r, &c.task)
+
+
+cdef void conn_flush(Conn *c) noexcept nogil:
+    cdef Gather *g = &c.src.r.g
+    cdef ssize_t k = 0
+    cdef size_t skip, left
+    cdef uint32_t i
+    if g.conn != c:
+        return
+    if g.n == 0 or c.fail_code != 0:
+        k = g.bytes
+    elif c.state == CONN_OPEN and c.out_n == 0:
+        if c.tls != NULL:
+            k = flush_tls(c, g)
+        else:
+            k = send_plain(c, g.v, g.n)
+        if k < 0:
+            conn_broken(c, FM_ERESET)
+            k = g.bytes
+        else:
+            c.tx += k
+            c.src.r.tx += k
+    skip = <size_t>k
+    if skip < g.bytes:
+        left = g.bytes - skip
+        for i in range(g.n):
+            if skip >= g.v[i].iov_len:
+                skip -= g.v[i].iov_len
+                continue
+            if queue_bytes(c, <const char *>g.v[i].iov_base + skip, g.v[i].iov_len - skip, left) != FM_OK:
+                conn_broken(c, FM_ENOMEM)
+                break
+            left -= g.v[i].iov_len - skip
+            skip = 0
+    g.n = 0
+    g.used = 0
+    g.bytes = 0
+    g.conn = NULL
+    if c.out_n and c.tls != NULL and c.state == CONN_OPEN and not c.fail_code:
+        conn_write_out(c)        # more than one record: what is left goes out of the queue
+
+
+cdef ssize_t send_plain(Conn *c, iovec *v, uint32_t n) noexcept nogil:
+    # bytes sent (0: the socket is full), or FM_ERESET
+    cdef msghdr m
+    cdef ssize_t k
+    m.msg_name = NULL
+    m.msg_namelen = 0
+    m.msg_iov = v
+    m.msg_iovlen = n
+    m.msg_control = NULL
+    m.msg_controllen = 0
+    m.msg_flags = 0
+    while True:
+        k = send(c.src.fd, v[0].iov_base, v[0].iov_len, MSG_NOSIGNAL) if n == 1 else sendmsg(c.src.fd, &m, MSG_NOSIGNAL)
+        if k >= 0:
+            c.wire_tx += k
+            return k
+        if fm_errno() == EINTR:
+            continue
+        return 0 if fm_errno() == EAGAIN else FM_ERESET
+
+
+cdef ssize_t flush_tls(Conn *c, Gather *g) noexcept nogil:
+    # the pieces become one record: put together behind what was made in the gather buffer
+    cdef char *p
+    cdef size_t at = 0
+    cdef uint32_t i
+    cdef int k
+    if g.n == 1 and g.v[0].iov_len <= TLS_RECORD:
+        p = <char *>g.v[0].iov_base
+        at = g.v[0].iov_len
+    elif g.bytes <= TLS_RECORD and g.used + g.bytes <= GATHER_BYTES:
+        p = g.buf + g.used
+        for i in range(g.n):
+            memcpy(p + at, g.v[i].iov_base, g.v[i].iov_len)
+            at += g.v[i].iov_len
+    else:
+        return 0                 # large: through the queue, record by record
+    k = tls_write(c.tls, p, <uint32_t>at)
+    if k == FM_AGAIN or k == FM_WANT_WRITE:
+        return 0
+    return k
+
+
+cdef void conn_write_out(Conn *c) noexcept nogil:
+    cdef iovec v[64]
+    cdef uint32_t n
+    cdef Block *b
+    cdef ssize_t k
+    while c.out_n:
+        b = c.out_head
+        if c.tls != NULL:
+            k = tls_write(c.tls, block_data(b) + b.start, block_len(b))
+            if k == FM_AGAIN or k == FM_WANT_WRITE:
+                return
+        else:
+            n = 0
+            while b != NULL and n < 64:
+                v[n].iov_base = block_data(b) + b.start
+                v[n].iov_len = block_len(b)
+                n += 1
+                b = b.next
+            k = send_plain(c, v, n)
+            if k == 0:
+                return
+        if k < 0:
+            conn_broken(c, FM_ERESET)
+            return
+        c.tx += k
+        c.src.r.tx += k
+        c.out_n -= k
+        while k:
+            b = c.out_head
+            n = block_len(b)
+            if k < n:
+                b.start += <uint32_t>k
+                break
+            k -= n
+            c.out_head = b.next
+            if c.out_head == NULL:
+                c.out_tail = NULL
+            block_free(&c.src.r.bufs, b)
+    if c.flags & CF_CLOSE_FLUSHED:
+        conn_finish(c)
+
+
+# ---- the end ---------------------------------------------------------------------------------------------------------------------
+
+cdef void conn_finish(Conn *c) noexcept nogil:
+    # all is sent
+    if not c.flags & CF_LINGER or c.flags & CF_EOF:
+        conn_close(c)
+        return
+    if c.tls != NULL:
+        tls_shutdown(c.tls)
+    shutdown(c.src.fd, SHUT_WR)
+    c.state = CONN_LINGER
+    c.rx = 0
+    conn_deadline(c, c.src.r.now_ms + CONN_LINGER_MS)
+    if c.flags & CF_READABLE:
+        conn_discard(c)
+
+
+cdef void conn_discard(Conn *c) noexcept nogil:
+    # read on, so that the answer is not lost to a RST; bounded in bytes and time
+    cdef ssize_t k
+    while True:
+        k = recv(c.src.fd, c.src.r.scratch, SCRATCH_BYTES, 0)
+        if k < 0 and fm_errno() == EAGAIN:
+            return
+        if k > 0:
+            c.rx += k
+        if k <= 0 or c.rx > CONN_LINGER_BYTES:
+            conn_close(c)
+            return
+
+
+cdef void conn_close_flushed(Conn *c, bint linger) noexcept nogil:
+    if c.state == CONN_CLOSED:
+        return
+    if c.src.r.g.conn == c:
+        conn_flush(c)
+    c.owner = NULL
+    c.flags |= CF_CLOSE_FLUSHED | (CF_LINGER if linger else 0)
+    if c.fail_code != 0 or c.state != CONN_OPEN:
+        conn_close(c)
+    elif c.out_n == 0:
+        conn_finish(c)
+    else:
+        # an unread answer is not kept for ever
+        conn_deadline(c, c.src.r.now_ms + 60000)
+
+
+cdef bint conn_acked_none_since(const Conn *c, uint64_t wire_tx) noexcept nogil:
+    cdef uint64_t acked
+    if c.tls != NULL or c.state == CONN_CLOSED:
+        return False
+    acked = sock_bytes_acked(c.src.fd)
+    # the kernel counts the SYN as one byte
+    return acked != 0 and acked <= wire_tx + 1
