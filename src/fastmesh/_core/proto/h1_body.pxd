@@ -19,7 +19,8 @@ cdef struct H1Body:
     uint8_t state              # private
     uint8_t done               # the whole body and its trailers have been read
     uint8_t has_trailers       # the trailer section was not empty
-    uint32_t line_n            # private: bytes of the current line, or of the trailer section looked at so far
+    uint32_t line_n            # when done: bytes of the trailer section, the last of those consumed; before that private:
+                               # bytes of the current line, or of the trailer section looked at so far
     uint32_t ext_n             # private: bytes of chunk extensions so far
     int64_t left               # bytes of the body (or chunk) still to come
     int64_t total              # bytes of data so far

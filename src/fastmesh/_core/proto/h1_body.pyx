@@ -247,6 +247,7 @@ cdef int feed_trailers(H1Body *b, View *v, const char *start) noexcept nogil:
         b.line_n = 0
         return FM_AGAIN
     b.has_trailers = count > 0
+    b.line_n = used
     b.done = 1
     v.p += used
     return FM_OK

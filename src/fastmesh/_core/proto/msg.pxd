@@ -8,6 +8,7 @@ from fastmesh._core.base.view cimport Slice
 cdef enum:
     MSG_MAX_HEADERS = 100      # Envoy's max_headers_count; above: 431
     MSG_MAX_HEAD = 61440       # 60 KiB, Envoy's max_request_headers_kb; above: 431
+    MSG_CAP_HEADERS = 160      # room for the fields that policy adds
     MSG_MAX_TARGET = 16384     # longer request target: 414
     MSG_MAX_TRAILERS = 8192    # bytes of a trailer section
     MSG_MAX_CHUNK_LINE = 256   # bytes of a chunk-size line with its extensions
@@ -106,7 +107,7 @@ cdef struct Msg:
     Slice host                 # authority without userinfo, port included: from an absolute target, else Host
     Slice reason               # responses
     uint32_t nhdr
-    Hdr hdr[MSG_MAX_HEADERS]
+    Hdr hdr[MSG_CAP_HEADERS]
 
 cdef const Hdr *msg_find(const Msg *m, int hid) noexcept nogil
 """The first field with this id that is not dropped, or NULL."""

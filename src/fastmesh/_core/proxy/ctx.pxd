@@ -1,0 +1,260 @@
+"""What a worker owns (L3): Worker, Exchange and the two HTTP/1 codecs' state, and the ops between them. Types only.
+
+An Exchange is one request and its answer. It speaks to its downstream codec through DownOps and to its upstream codec through UpOps, and
+both codecs report to it through the functions of exchange.pxd: which HTTP version either side speaks is nobody else's business.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from fastmesh._core.base.buf cimport Block
+from fastmesh._core.base.pool cimport Pool
+from fastmesh._core.base.timer cimport Timer
+from fastmesh._core.base.view cimport Slice
+from fastmesh._core.net.conn cimport Conn, ConnOps
+from fastmesh._core.net.reactor cimport Reactor, Source, Task
+from fastmesh._core.net.sock cimport Addr
+from fastmesh._core.net.tls_ctx cimport TlsCtx
+from fastmesh._core.proto.h1_body cimport H1Body
+from fastmesh._core.proto.msg cimport Hdr, Msg
+from fastmesh._core.shm.segment cimport SegMap
+from fastmesh._core.shm.snapshot cimport Snap
+
+cdef enum:
+    MAX_LISTENERS = 64           # of one proxy
+    TLS_PER_LISTENER = 64        # certificates that a listener chooses from by SNI
+    MAX_TLS = 256                # TLS contexts of one worker
+    HBUF_BYTES = 98304           # rewritten target, x-forwarded-for, ids: what one head can make
+    REPLAY_BYTES = 65536         # request bytes kept so that a request can be sent again
+    DIAL_TRIES = 3               # endpoints tried at once when a reused connection turns out dead
+    RETRY_BASE_MS = 25           # Envoy's back-off: full jitter, 25 ms doubling to 250 ms
+    RETRY_MOST_MS = 250
+
+cdef struct Options:             # limits that can be set (worker.pyx: OPTIONS has names, defaults, reasons)
+    uint32_t max_connections
+    uint32_t max_exchanges
+    uint64_t max_memory
+    uint32_t idle_timeout_ms
+    uint32_t header_timeout_ms
+    uint32_t stream_idle_timeout_ms
+    uint32_t handshake_timeout_ms
+    uint32_t drain_idle_ms
+    uint32_t accept_batch
+
+cdef struct ListenerState:
+    Source src
+    Worker *w
+    uint64_t id
+    uint32_t kind                # L_*
+    uint32_t flags               # LF_*
+    uint32_t table               # index in the current snapshot, or SNAP_NONE: not in this config
+    uint32_t tls_mode
+    uint32_t port
+    uint32_t ntls
+    TlsCtx *tls[64]              # borrowed from Worker.tls; NULL behind ntls
+    Task task                    # accept on
+    Timer retry                  # after running out of descriptors
+
+cdef struct UpPool:              # one endpoint's idle connections, newest first
+    H1c *idle
+    uint64_t tag                 # SnapEndpoint.tag
+    uint32_t count               # connections of this endpoint, in use and idle
+    uint32_t nidle
+
+cdef struct Worker:
+    Reactor r
+    SegMap seg
+    Snap snap                    # valid within this turn
+    Options opt
+    uint64_t rng
+    uint32_t nlisteners
+    ListenerState listeners[64]
+    uint32_t ntls
+    TlsCtx *tls[256]             # of the current generation, by SnapTls index, referenced
+    UpPool *pools                # [EP_CELLS]
+    uint32_t npools              # above this index none has been used yet
+    uint32_t *rr                 # [EP_CELLS]
+    Pool exchanges
+    Pool downs
+    Pool ups
+    Exchange *dead_ex
+    H1s *dead_down
+    H1c *dead_up
+    H1s *downs_head              # all downstream connections
+    Msg req                      # the head that is being read; scratch within a turn
+    Msg resp
+    char *hbuf                   # header values made for the head at hand: HBUF_BYTES, reused for each head
+    uint32_t hused
+    uint32_t draining
+    uint64_t drain_deadline_ms
+    uint64_t drain_idle_ms       # when idle connections are closed; 0: done
+    uint64_t refused_gen
+    uint64_t date_s
+    char date[32]                # "Mon, 23 Nov 2026 07:34:57 GMT"
+    Source wake
+    Timer drain_timer
+    const DownOps *h1_down
+    const UpOps *h1_up
+    const ConnOps *up_conn_ops
+    const ConnOps *down_conn_ops
+
+cdef enum:  # Exchange.phase, in order; a retry goes back to PICK
+    PH_HEAD = 0                  # the request head is being judged
+    PH_PICK
+    PH_CONNECT
+    PH_SEND                      # the request goes out; nothing of an answer yet
+    PH_RESP                      # the answer's head has been read
+    PH_DONE
+
+cdef enum:  # Exchange.flags
+    XF_REQ_END = 1               # the request is read to its end
+    XF_RESP_STARTED = 2          # bytes of a final answer went downstream
+    XF_RESP_END = 4
+    XF_REUSED = 8                # sent on a connection that had been used before
+    XF_REPLAYABLE = 16           # ex.req holds everything that was sent
+    XF_UPGRADE = 32              # the request asked for an upgrade
+    XF_TUNNEL = 64
+    XF_HEAD_SENT = 128
+    XF_LOCAL = 256               # the proxy itself answered
+    XF_CHUNKED_REQ = 512
+    XF_BODY = 1024               # the request has a body
+    XF_UP_FROM_REUSE = 2048      # one immediate repeat after a dead reused connection has been made
+    XF_LOG = 4096
+
+cdef struct DownOps:
+    int (*head)(Exchange *ex, Msg *m) noexcept nogil
+    # ^ Send a response head (1xx too). m.body says how the body will come.
+    int (*data)(Exchange *ex, const Slice *v, int n) noexcept nogil
+    int (*end)(Exchange *ex, const Hdr *trailers, int n) noexcept nogil
+    void (*abort)(Exchange *ex) noexcept nogil
+    # ^ The answer cannot be completed: the client must see that.
+    void (*resume)(Exchange *ex) noexcept nogil
+    # ^ The request body may flow (again).
+    bint (*congested)(Exchange *ex) noexcept nogil
+    void (*flush)(Exchange *ex) noexcept nogil
+
+cdef struct UpOps:
+    int (*encode)(Exchange *ex, Msg *m, Slice target) noexcept nogil
+    # ^ Serialise the request head into ex.req.
+    int (*head)(Exchange *ex) noexcept nogil
+    # ^ Send what ex.req holds.
+    int (*data)(Exchange *ex, const Slice *v, int n) noexcept nogil
+    int (*end)(Exchange *ex, const Hdr *trailers, int n) noexcept nogil
+    void (*abort)(Exchange *ex) noexcept nogil
+    # ^ Let go of the upstream connection; it is closed.
+    void (*resume)(Exchange *ex) noexcept nogil
+    bint (*congested)(Exchange *ex) noexcept nogil
+    void (*flush)(Exchange *ex) noexcept nogil
+
+cdef struct Plan:                # what the route said, copied
+    uint64_t cluster             # stable id
+    uint32_t timeout_ms
+    uint32_t per_try_timeout_ms
+    uint32_t retries
+    uint32_t retry_on
+    uint32_t response_ops_n      # bytes of ops in ex.ops
+
+cdef struct Exchange:
+    Worker *w
+    Exchange *next_dead
+    H1s *down                    # owned by the codec; NULL once the client is gone
+    H1c *up
+    const DownOps *dops
+    const UpOps *uops
+    Block *req                   # serialised request bytes
+    Block *ops                   # response header operations, copied
+    Block *logb                  # strings for the access log
+    uint32_t flags
+    uint8_t phase
+    uint8_t method
+    uint8_t minor
+    uint8_t direction            # DIR_*
+    uint8_t security             # SEC_*
+    uint8_t tries                # attempts begun
+    uint8_t dials                # immediate repeats
+    uint8_t reserved
+    uint16_t peer                # PeerTable slot
+    uint16_t status
+    uint32_t rf                  # RF_*
+    uint32_t cell                # endpoint cell, SNAP_NONE
+    uint32_t last_cell
+    uint64_t tag
+    const char *details          # RESPONSE_CODE_DETAILS, a literal
+    Plan plan
+    Timer timer                  # request timeout, or the back-off before a retry
+    Timer try_timer              # per-try timeout
+    uint64_t deadline_ms         # of the whole request; 0: none
+    uint64_t t_start             # ns: request head read
+    uint64_t t_wall
+    uint64_t t_sent
+    uint64_t t_first
+    uint64_t t_relay             # ns spent here on the answer: from its head read to it written
+    uint64_t up_us
+    uint64_t rx_bytes            # request body
+    uint64_t tx_bytes            # response body
+    uint64_t head_rx
+    uint64_t resp_left           # private to codecs
+    uint16_t log_n[11]
+    uint8_t trace_id[16]
+    Addr peer_addr               # the downstream peer
+    Addr upstream_addr           # of the endpoint in use, or the last one
+
+cdef enum:  # H1s.state
+    S_HEAD = 0                   # between requests, or in a head
+    S_BODY                       # the request's body
+    S_WAIT                       # request read, answer outstanding
+    S_TUNNEL
+    S_GONE
+
+cdef enum:  # H1s.out: framing of the answer towards the client
+    OUT_NONE = 0
+    OUT_LENGTH
+    OUT_CHUNKED
+    OUT_CLOSE
+
+cdef struct H1s:                 # server side of a downstream HTTP/1 connection
+    Worker *w
+    Conn *conn
+    Exchange *ex
+    H1s *next
+    H1s *prev
+    H1s *next_dead
+    ListenerState *listener
+    uint8_t state                # S_*
+    uint8_t out                  # OUT_*
+    uint8_t close                # this answer ends the connection
+    uint8_t minor
+    uint8_t security
+    uint8_t head_only            # HEAD, 204, 304: no body bytes
+    uint16_t peer
+    uint32_t seen                # head bytes that a parse without success has looked at
+    uint32_t requests
+    uint64_t t_conn
+    int64_t out_left             # OUT_LENGTH: bytes still to send
+    H1Body body
+
+cdef enum:  # H1c.state
+    C_CONNECT = 0
+    C_IDLE                       # in the pool
+    C_HEAD                       # waiting for or in the answer's head
+    C_BODY
+    C_TUNNEL
+    C_GONE
+
+cdef struct H1c:                 # client side of an upstream HTTP/1 connection
+    Worker *w
+    Conn *conn
+    Exchange *ex
+    H1c *next                    # idle list
+    H1c *prev
+    H1c *next_dead
+    uint8_t state                # C_*
+    uint8_t reusable
+    uint8_t req_done             # the request has been sent to its end
+    uint8_t got_1xx
+    uint32_t cell
+    uint32_t seen
+    uint32_t requests
+    uint32_t idle_ms
+    uint32_t most_requests
+    uint64_t tag
+    uint64_t tls_policy
+    uint64_t wire_before         # conn.wire_tx when this request began
+    H1Body body

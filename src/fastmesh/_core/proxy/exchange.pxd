@@ -1,0 +1,35 @@
+"""The life of an exchange (L3): named phases and where each failure goes. Codecs report events here; it speaks to them by ops only.
+
+    HEAD -> PICK -> CONNECT -> SEND -> RESP -> DONE        failures before RESP may go back to PICK; all others end in respond or abort
+"""
+from libc.stdint cimport uint32_t
+from fastmesh._core.base.view cimport Slice
+from fastmesh._core.net.sock cimport Addr
+from fastmesh._core.proto.msg cimport Hdr, Msg
+from fastmesh._core.proxy.ctx cimport DownOps, Exchange, H1s, ListenerState, Worker
+
+cdef Exchange *exchange_new(Worker *w, const DownOps *ops, H1s *down) noexcept nogil
+"""NULL at a cap."""
+cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil
+"""A request head. When this returns, the exchange is on its way upstream, or has been answered and may be finished."""
+cdef void exchange_refuse(Exchange *ex, int code) noexcept nogil
+"""A request that the codec refused: answer it and finish."""
+cdef bint exchange_wants_body(Exchange *ex) noexcept nogil
+cdef void exchange_request_data(Exchange *ex, const Slice *v, int n) noexcept nogil
+cdef void exchange_request_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil
+cdef void exchange_request_bad(Exchange *ex, int code) noexcept nogil
+"""The request's body is malformed."""
+cdef void exchange_down_closed(Exchange *ex) noexcept nogil
+"""The client has gone."""
+cdef void exchange_down_idle(Exchange *ex) noexcept nogil
+"""Nothing has moved for too long."""
+cdef void exchange_up_ready(Exchange *ex) noexcept nogil
+cdef void exchange_up_failed(Exchange *ex, int code) noexcept nogil
+"""RE_CONNECT*, RE_UP_*: the upstream connection is no more (the codec drops it after this returns)."""
+cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil
+cdef void exchange_response_data(Exchange *ex, const Slice *v, int n) noexcept nogil
+cdef void exchange_response_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil
+"""Complete; the codec has let go of ex.up before."""
+cdef void exchange_sent(Exchange *ex) noexcept nogil
+"""Request bytes have been handed to the socket: the application's time begins."""
+cdef void exchange_reap(Worker *w) noexcept nogil

@@ -1,0 +1,439 @@
+"""The life of an exchange (L3). See exchange.pxd."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from fastmesh._core.base.buf cimport block_free, block_free_all
+from fastmesh._core.base.err cimport FM_AGAIN, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_ENOROUTE, FM_OK
+from fastmesh._core.base.pool cimport pool_get, pool_put
+from fastmesh._core.base.sys cimport fm_clock_ns
+from fastmesh._core.base.timer cimport timer_del, timer_set
+from fastmesh._core.base.view cimport Slice
+from fastmesh._core.net.conn cimport conn_acked_none_since
+from fastmesh._core.net.sock cimport Addr
+from fastmesh._core.policy.lb cimport LbView, lb_pick, rng_next
+from fastmesh._core.policy.router cimport RouteMatch, router_match
+from fastmesh._core.proto.hygiene cimport hygiene_request, hygiene_response
+from fastmesh._core.proto.msg cimport (
+    BODY_CHUNKED, BODY_NONE, M_CONNECT, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg)
+from fastmesh._core.proxy.ctx cimport (
+    PH_CONNECT, PH_DONE, PH_HEAD, PH_PICK, PH_RESP, PH_SEND, RETRY_BASE_MS, RETRY_MOST_MS, XF_BODY, XF_CHUNKED_REQ,
+    XF_HEAD_SENT, XF_REPLAYABLE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UP_FROM_REUSE, XF_UPGRADE,
+    DownOps, Exchange, H1s, ListenerState, Worker)
+from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
+from fastmesh._core.proxy.log cimport log_exchange, log_keep_request, log_keep_route
+from fastmesh._core.proxy.respond cimport (
+    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_IDLE, RE_NO_CONFIG, RE_OVERLOAD, RE_TIMEOUT, RE_UP_PROTOCOL, RE_UP_RESET, RE_UP_TLS,
+    respond_direct, respond_error, respond_https, respond_redirect)
+from fastmesh._core.proxy.upstream cimport upstream_acquire
+from fastmesh._core.shm.snapshot cimport (
+    ACT_DIRECT, ACT_REDIRECT, L_GATEWAY, L_INBOUND, LF_HTTPS_REDIRECT, RO_CONNECT_FAILURE, RO_RESET_BEFORE_REQUEST, SNAP_NONE, SnapCluster,
+    SnapEndpoint, snap_cluster, snap_str)
+from fastmesh._core.shm.stats cimport (
+    DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_SI, RF_UC, RF_UPE, RF_URX, RF_UT, SEC_NONE, ST_RQ_DC, ST_RQ_RETRY, ST_RQ_RETRY_REUSED,
+    ST_RQ_TIMEOUT, ST_RQ_TOTAL, ST_RQ_UPGRADE, ST_RQ_UPSTREAM_TRUNCATED, stat_inc)
+
+
+# ---- new, end --------------------------------------------------------------------------------------------------------------------
+
+cdef Exchange *exchange_new(Worker *w, const DownOps *ops, H1s *down) noexcept nogil:
+    cdef Exchange *ex = <Exchange *>pool_get(&w.exchanges)
+    if ex == NULL:
+        return NULL
+    ex.w = w
+    ex.dops = ops
+    ex.uops = w.h1_up
+    ex.down = down
+    ex.cell = SNAP_NONE
+    ex.last_cell = SNAP_NONE
+    ex.t_start = w.r.now_ns
+    ex.timer.fn = on_timer
+    ex.timer.arg = ex
+    ex.try_timer.fn = on_try_timer
+    ex.try_timer.arg = ex
+    w.seg.slot.active += 1
+    return ex
+
+
+cdef void endpoint_leave(Exchange *ex) noexcept nogil:
+    if ex.cell != SNAP_NONE:
+        ex.w.seg.rows[ex.w.seg.self_row].e[ex.cell].active -= 1
+        ex.last_cell = ex.cell
+
+
+cdef void exchange_finish(Exchange *ex) noexcept nogil:
+    # once: the client's side is told by the codec, which sees ex.phase == PH_DONE when control returns to it
+    cdef Worker *w = ex.w
+    if ex.phase == PH_DONE:
+        return
+    ex.phase = PH_DONE
+    w.seg.slot.active -= 1
+    timer_del(&w.r.wheel, &ex.timer)
+    timer_del(&w.r.wheel, &ex.try_timer)
+    if ex.up != NULL:
+        ex.uops.abort(ex)
+    if ex.cell != SNAP_NONE:
+        w.seg.rows[w.seg.self_row].e[ex.cell].active -= 1
+        if ex.status >= 500 or ex.status == 0:
+            w.seg.rows[w.seg.self_row].e[ex.cell].failures += 1
+    log_exchange(ex, fm_clock_ns())
+    block_free_all(&w.r.bufs, ex.req)
+    block_free(&w.r.bufs, ex.ops)
+    block_free(&w.r.bufs, ex.logb)
+    ex.req = NULL
+    ex.ops = NULL
+    ex.logb = NULL
+    ex.down = NULL
+    ex.next_dead = w.dead_ex
+    w.dead_ex = ex
+
+
+cdef void exchange_reap(Worker *w) noexcept nogil:
+    cdef Exchange *ex
+    while w.dead_ex != NULL:
+        ex = w.dead_ex
+        w.dead_ex = ex.next_dead
+        pool_put(&w.exchanges, ex)
+
+
+cdef void answer(Exchange *ex, int code) noexcept nogil:
+    # the proxy answers in the upstream's place
+    if ex.up != NULL:
+        ex.uops.abort(ex)
+    if ex.flags & XF_RESP_STARTED:
+        ex.dops.abort(ex)
+    else:
+        ex.flags |= XF_RESP_STARTED
+        ex.w.hused = 0
+        respond_error(ex, code)
+    exchange_finish(ex)
+
+
+# ---- HEAD ------------------------------------------------------------------------------------------------------------------------
+
+cdef void exchange_refuse(Exchange *ex, int code) noexcept nogil:
+    stat_inc(ex.w.seg.stats, ST_RQ_TOTAL)
+    answer(ex, code)
+
+
+cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
+    cdef Worker *w = ex.w
+    cdef RouteMatch rm
+    cdef Slice target
+    cdef const SnapCluster *c
+    cdef int rc
+    w.hused = 0
+    stat_inc(w.seg.stats, ST_RQ_TOTAL)
+    ex.method = m.method
+    ex.minor = m.minor
+    ex.head_rx = m.head_n
+    ex.direction = DIR_GATEWAY if l.kind == L_GATEWAY else (DIR_INBOUND if l.kind == L_INBOUND else DIR_OUTBOUND)
+    if m.body != BODY_NONE:
+        ex.flags |= XF_BODY
+        if m.body == BODY_CHUNKED:
+            ex.flags |= XF_CHUNKED_REQ
+    rc = hygiene_request(m, (m.flags & MF_UPGRADE) != 0 and m.body == BODY_NONE)
+    if rc != FM_OK:
+        answer(ex, rc)
+        return
+    if m.flags & MF_UPGRADE and m.body == BODY_NONE:
+        ex.flags |= XF_UPGRADE
+    if w.snap.h == NULL or l.table == SNAP_NONE:
+        log_keep_request(ex, m)
+        answer(ex, RE_NO_CONFIG)
+        return
+    if l.flags & LF_HTTPS_REDIRECT and ex.security == SEC_NONE:
+        log_keep_request(ex, m)
+        ex.flags |= XF_RESP_STARTED
+        if respond_https(ex, m) != FM_OK:
+            ex.dops.abort(ex)
+        exchange_finish(ex)
+        return
+    rc = router_match(&w.snap, l.table, m, ex.security != SEC_NONE, l.port, <uint32_t>(rng_next(&w.rng) >> 32), &rm)
+    if rc != FM_OK:
+        log_keep_request(ex, m)
+        answer(ex, FM_ENOROUTE)
+        return
+    if rm.action.kind == ACT_DIRECT or rm.action.kind == ACT_REDIRECT:
+        log_keep_request(ex, m)
+        log_keep_route(ex, Slice(NULL, 0), snap_str(&w.snap, rm.route.name))
+        rc = forward_keep_response_ops(ex, &rm)
+        ex.flags |= XF_RESP_STARTED
+        if rc == FM_OK:
+            rc = respond_direct(ex, &rm) if rm.action.kind == ACT_DIRECT else respond_redirect(ex, m, &rm)
+        if rc != FM_OK:
+            ex.dops.abort(ex)
+        exchange_finish(ex)
+        return
+    if rm.dest.cluster == SNAP_NONE:
+        log_keep_request(ex, m)
+        answer(ex, FM_ENOCLUSTER)
+        return
+    c = &(<const SnapCluster *>(w.snap.base + w.snap.h.clusters.off))[rm.dest.cluster]
+    ex.plan.cluster = c.id
+    ex.plan.timeout_ms = rm.action.timeout_ms
+    ex.plan.per_try_timeout_ms = rm.action.per_try_timeout_ms
+    ex.plan.retries = rm.action.retries
+    ex.plan.retry_on = rm.action.retry_on
+    rc = forward_keep_response_ops(ex, &rm)
+    if rc == FM_OK:
+        rc = forward_request(ex, m, &rm, &target)
+    log_keep_request(ex, m)
+    log_keep_route(ex, snap_str(&w.snap, c.name), snap_str(&w.snap, rm.route.name))
+    if rc == FM_OK:
+        rc = ex.uops.encode(ex, m, target)
+    if rc != FM_OK:
+        answer(ex, rc)
+        return
+    ex.flags |= XF_REPLAYABLE
+    if ex.plan.timeout_ms:
+        ex.deadline_ms = w.r.now_ms + ex.plan.timeout_ms
+        timer_set(&w.r.wheel, &ex.timer, ex.deadline_ms)
+    if m.body == BODY_NONE:
+        ex.flags |= XF_REQ_END
+    pick(ex, False)
+
+
+# ---- PICK, CONNECT ---------------------------------------------------------------------------------------------------------------
+
+cdef void pick(Exchange *ex, bint fresh) noexcept nogil:
+    cdef Worker *w = ex.w
+    cdef const SnapCluster *c
+    cdef const SnapEndpoint *ep
+    cdef LbView v
+    cdef int rc
+    ex.phase = PH_PICK
+    endpoint_leave(ex)
+    ex.cell = SNAP_NONE
+    c = snap_cluster(&w.snap, ex.plan.cluster) if w.snap.h != NULL else NULL
+    if c == NULL:
+        answer(ex, FM_ENOCLUSTER)
+        return
+    v.cells = w.seg.cells
+    v.rows = w.seg.rows
+    v.workers = w.seg.workers
+    v.self_row = w.seg.self_row
+    v.now_ns = w.r.now_ns
+    v.rr = w.rr
+    ep = lb_pick(&w.snap, c, &v, &w.rng, SNAP_NONE if fresh else ex.last_cell)
+    if ep == NULL:
+        answer(ex, FM_ENOHEALTHY)
+        return
+    ex.cell = ep.cell
+    w.seg.rows[w.seg.self_row].e[ep.cell].active += 1
+    w.seg.rows[w.seg.self_row].e[ep.cell].requests += 1
+    if not fresh:
+        ex.tries += 1
+    ex.flags &= ~<uint32_t>(XF_HEAD_SENT | XF_REUSED)
+    ex.phase = PH_CONNECT
+    rc = upstream_acquire(ex, c, ep, fresh)
+    if rc == FM_OK:
+        ex.flags |= XF_REUSED
+        exchange_up_ready(ex)
+    elif rc == FM_AGAIN:
+        if ex.plan.per_try_timeout_ms:
+            timer_set(&w.r.wheel, &ex.try_timer, w.r.now_ms + ex.plan.per_try_timeout_ms)
+    else:
+        retry_or_answer(ex, rc)
+
+
+cdef void exchange_up_ready(Exchange *ex) noexcept nogil:
+    ex.phase = PH_SEND
+    ex.flags |= XF_HEAD_SENT
+    ex.t_sent = 0
+    if ex.plan.per_try_timeout_ms:
+        timer_set(&ex.w.r.wheel, &ex.try_timer, ex.w.r.now_ms + ex.plan.per_try_timeout_ms)
+    ex.uops.head(ex)
+    if not ex.flags & XF_REQ_END:
+        ex.dops.resume(ex)
+
+
+cdef void exchange_sent(Exchange *ex) noexcept nogil:
+    if ex.phase == PH_SEND:
+        ex.t_sent = fm_clock_ns()
+
+
+# ---- failures --------------------------------------------------------------------------------------------------------------------
+
+cdef bint idempotent(int method) noexcept nogil:
+    # RFC 9110 9.2.2
+    return method == M_GET or method == M_HEAD or method == M_PUT or method == M_DELETE or method == M_OPTIONS or method == M_TRACE
+
+
+cdef void retry_or_answer(Exchange *ex, int code) noexcept nogil:
+    cdef uint32_t wanted = 0
+    cdef uint64_t span
+    if code == RE_CONNECT or code == RE_CONNECT_TIMEOUT or code == RE_UP_TLS:
+        wanted = RO_CONNECT_FAILURE
+    elif code == RE_UP_RESET and not ex.flags & XF_HEAD_SENT:
+        wanted = RO_RESET_BEFORE_REQUEST | RO_CONNECT_FAILURE
+    if not wanted & ex.plan.retry_on or not ex.flags & XF_REPLAYABLE or ex.flags & XF_RESP_STARTED:
+        answer(ex, code)
+        return
+    if ex.tries > ex.plan.retries:
+        ex.rf |= RF_URX
+        answer(ex, code)
+        return
+    if ex.up != NULL:
+        ex.uops.abort(ex)
+    stat_inc(ex.w.seg.stats, ST_RQ_RETRY)
+    timer_del(&ex.w.r.wheel, &ex.try_timer)
+    # full jitter: [0, min(250, (2^n - 1) * 25)) ms
+    span = (<uint64_t>1 << (ex.tries if ex.tries < 8 else 8)) - 1
+    span *= RETRY_BASE_MS
+    if span > RETRY_MOST_MS:
+        span = RETRY_MOST_MS
+    ex.phase = PH_PICK
+    span = ex.w.r.now_ms + 1 + rng_next(&ex.w.rng) % span
+    if ex.deadline_ms and span >= ex.deadline_ms:
+        return                   # the request's own timer is first
+    timer_set(&ex.w.r.wheel, &ex.timer, span)
+
+
+cdef void exchange_up_failed(Exchange *ex, int code) noexcept nogil:
+    cdef Worker *w = ex.w
+    cdef bint unseen
+    if ex.phase == PH_DONE:
+        return
+    if ex.phase == PH_RESP:
+        # the head is downstream: it must not look complete
+        ex.rf |= RF_UPE if code == RE_UP_PROTOCOL else RF_UC
+        ex.details = b"upstream_reset_after_response_started{connection_termination}"
+        stat_inc(w.seg.stats, ST_RQ_UPSTREAM_TRUNCATED)
+        ex.dops.abort(ex)
+        exchange_finish(ex)
+        return
+    if code == RE_UP_RESET and ex.flags & XF_REUSED and ex.flags & XF_REPLAYABLE and not ex.flags & XF_UP_FROM_REUSE:
+        # A pooled connection that the upstream had closed. Repeat at once on a fresh one when the request may be repeated: it is
+        # idempotent, or the kernel says that not one byte of it has reached the other side.
+        unseen = ex.up != NULL and conn_acked_none_since(ex.up.conn, ex.up.wire_before)
+        if idempotent(ex.method) or unseen:
+            ex.flags |= XF_UP_FROM_REUSE
+            stat_inc(w.seg.stats, ST_RQ_RETRY_REUSED)
+            ex.uops.abort(ex)
+            pick(ex, True)
+            return
+    retry_or_answer(ex, code)
+
+
+cdef void on_timer(void *arg, uint64_t now_ms) noexcept nogil:
+    cdef Exchange *ex = <Exchange *>arg
+    if ex.phase == PH_DONE:
+        return
+    if ex.deadline_ms and now_ms >= ex.deadline_ms:
+        if ex.flags & XF_RESP_STARTED:
+            ex.rf |= RF_UT
+            ex.details = b"response_timeout"
+            stat_inc(ex.w.seg.stats, ST_RQ_TIMEOUT)
+        answer(ex, RE_TIMEOUT)
+        return
+    # the back-off is over
+    if ex.deadline_ms:
+        timer_set(&ex.w.r.wheel, &ex.timer, ex.deadline_ms)
+    if ex.phase == PH_PICK:
+        pick(ex, False)
+        if ex.phase != PH_DONE:
+            ex.uops.flush(ex)
+
+
+cdef void on_try_timer(void *arg, uint64_t now_ms) noexcept nogil:
+    cdef Exchange *ex = <Exchange *>arg
+    if ex.phase == PH_CONNECT:
+        exchange_up_failed(ex, RE_CONNECT_TIMEOUT)
+    elif ex.phase == PH_SEND:
+        answer(ex, RE_TIMEOUT)
+
+
+cdef void exchange_down_closed(Exchange *ex) noexcept nogil:
+    if ex.phase == PH_DONE:
+        return
+    if not ex.flags & XF_TUNNEL:
+        ex.rf |= RF_DC
+        ex.details = b"downstream_remote_disconnect"
+        stat_inc(ex.w.seg.stats, ST_RQ_DC)
+    exchange_finish(ex)
+
+
+cdef void exchange_down_idle(Exchange *ex) noexcept nogil:
+    if ex.phase == PH_DONE:
+        return
+    ex.rf |= RF_SI
+    answer(ex, RE_IDLE)
+
+
+# ---- the request's body ----------------------------------------------------------------------------------------------------------
+
+cdef bint exchange_wants_body(Exchange *ex) noexcept nogil:
+    return ex.flags & XF_HEAD_SENT and ex.up != NULL and not ex.uops.congested(ex)
+
+
+cdef void exchange_request_data(Exchange *ex, const Slice *v, int n) noexcept nogil:
+    cdef int i
+    if ex.up == NULL or ex.phase == PH_DONE:
+        return
+    for i in range(n):
+        ex.rx_bytes += v[i].n
+    ex.uops.data(ex, v, n)
+
+
+cdef void exchange_request_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
+    if ex.phase == PH_DONE or ex.flags & XF_REQ_END:
+        return
+    ex.flags |= XF_REQ_END
+    if ex.up != NULL:
+        ex.uops.end(ex, trailers, n)
+
+
+cdef void exchange_request_bad(Exchange *ex, int code) noexcept nogil:
+    if ex.phase != PH_DONE:
+        answer(ex, code)
+
+
+# ---- the answer ------------------------------------------------------------------------------------------------------------------
+
+cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
+    cdef Worker *w = ex.w
+    if hygiene_response(m, m.status == 101) != FM_OK:
+        exchange_up_failed(ex, RE_UP_PROTOCOL)
+        return
+    if m.status < 200 and m.status != 101:
+        if ex.minor == 1:
+            ex.dops.head(ex, m)  # HTTP/1.0 knows no interim answers
+            ex.dops.flush(ex)
+        return
+    if m.status == 101:
+        if not ex.flags & XF_UPGRADE:
+            exchange_up_failed(ex, RE_UP_PROTOCOL)
+            return
+        ex.flags |= XF_TUNNEL | XF_REQ_END
+        timer_del(&w.r.wheel, &ex.timer)
+        stat_inc(w.seg.stats, ST_RQ_UPGRADE)
+    ex.phase = PH_RESP
+    ex.t_first = w.r.now_ns
+    ex.status = m.status
+    ex.details = b"via_upstream"
+    timer_del(&w.r.wheel, &ex.try_timer)
+    if ex.flags & XF_REQ_END:
+        block_free_all(&w.r.bufs, ex.req)  # it cannot be asked for again
+        ex.req = NULL
+    ex.flags &= ~<uint32_t>XF_REPLAYABLE
+    w.hused = 0
+    if forward_response(ex, m) != FM_OK:
+        ex.phase = PH_SEND
+        exchange_up_failed(ex, RE_UP_PROTOCOL)
+        return
+    ex.flags |= XF_RESP_STARTED
+    ex.dops.head(ex, m)
+
+
+cdef void exchange_response_data(Exchange *ex, const Slice *v, int n) noexcept nogil:
+    cdef int i
+    for i in range(n):
+        ex.tx_bytes += v[i].n
+    ex.dops.data(ex, v, n)
+
+
+cdef void exchange_response_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
+    if ex.phase == PH_DONE:
+        return
+    ex.flags |= XF_RESP_END
+    ex.dops.end(ex, trailers, n)
+    ex.t_relay = fm_clock_ns() - ex.w.r.now_ns
+    exchange_finish(ex)
