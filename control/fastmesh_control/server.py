@@ -1,0 +1,547 @@
+"""The control protocol's server: a ROUTER for requests, an XPUB for updates, both CURVE-encrypted.
+
+Owns the two sockets, what is answered to whom, and how sessions become endpoints. It must not know
+resources or HTTP. Every frame of the ROUTER carries its sender's CURVE key (set by ZeroMQ after the gate
+has seen it), so a session is bound to a key and cannot be taken over by a routing id. Whoever has not said
+a valid hello is answered challenge, join and hello, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from fastmesh.model import wire
+from fastmesh_control import tokens
+from fastmesh_control.ca import Authority, Leaf, Refused, spiffe_id
+from fastmesh_control.mesh import Mesh, Update
+from fastmesh_control.metrics import Metrics
+from fastmesh_control.registry import GRACE_SECONDS, MAX_SESSIONS, Registry, Session
+from fastmesh_control.store import EndpointRow, ProxyRow, StateError, Store
+from fastmesh_control.zap import ROUTER_DOMAIN, UPDATES_DOMAIN, Gate
+
+log = logging.getLogger("fastmesh.control")
+
+Message = dict[str, Any]
+Answer = list[tuple[str, dict[str, Any]]]
+
+QUEUE = 10_000  # frames waiting for one peer; beyond, updates are dropped and repaired by the subscriber
+HANDSHAKE_MS = 10_000
+PING_MS, PING_TIMEOUT_MS = 5_000, 15_000
+SWEEP_SECONDS = 0.5
+FETCH_SECONDS = 5.0
+EXPIRED_GRACE = (
+    7 * 24 * 3600.0
+)  # a sidecar whose certificate ran out while we were away may still renew by its registered key
+
+
+class Denied(Exception):
+    """A request answered with an error message."""
+
+    def __init__(self, code: str, message: str, nonce: bytes | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.nonce = nonce
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who sent a frame."""
+
+    route: bytes
+    key: str
+
+
+class ControlServer:
+    """Serves the protocol until cancelled."""
+
+    def __init__(
+        self,
+        store: Store,
+        mesh: Mesh,
+        authority: Authority,
+        registry: Registry,
+        metrics: Metrics,
+        curve_secret: bytes,
+        router_address: str,
+        updates_address: str,
+    ) -> None:
+        self._store = store
+        self._mesh = mesh
+        self._authority = authority
+        self.registry = registry
+        self._metrics = metrics
+        self.incarnation = secrets.token_hex(8)
+        self._context = zmq.asyncio.Context(1)
+        self.gate = Gate(self._context, registry.keys)
+        self._router: Any = self._socket(zmq.ROUTER, curve_secret, ROUTER_DOMAIN)
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._router.setsockopt(zmq.MAXMSGSIZE, wire.MAX_REQUEST)
+        self._updates: Any = self._socket(zmq.XPUB, curve_secret, UPDATES_DOMAIN)
+        self._updates.setsockopt(zmq.MAXMSGSIZE, 4096)  # subscriptions are all that comes in
+        self._router.bind(router_address)
+        self._updates.bind(updates_address)
+        self._fetches: dict[int, tuple[Session, asyncio.Future[dict[str, Any]]]] = {}
+        self._serial = 0
+        self._progress: set[asyncio.Future[None]] = set()
+        self._grace_until = time.monotonic() + GRACE_SECONDS
+        mesh.on_update = self._publish
+
+    def _socket(self, kind: int, secret: bytes, domain: bytes) -> Any:
+        socket: Any = self._context.socket(kind)
+        socket.linger = 500
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
+        socket.setsockopt(zmq.ZAP_DOMAIN, domain)
+        socket.setsockopt(zmq.SNDHWM, QUEUE)
+        socket.setsockopt(zmq.RCVHWM, QUEUE)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, PING_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, PING_TIMEOUT_MS)
+        return socket
+
+    async def run(self) -> None:
+        """Serve until cancelled; the failure of one part ends all."""
+        async with asyncio.TaskGroup() as group:
+            for part in (
+                self.gate.run(),
+                self._serve_requests(),
+                self._serve_subscriptions(),
+                self._sweep(),
+                self._pulse(),
+            ):
+                group.create_task(part)
+
+    def close(self) -> None:
+        self.gate.close()
+        self._context.destroy(linger=200)
+
+    # -- loops
+
+    async def _serve_requests(self) -> None:
+        while True:
+            frames = await self._router.recv_multipart(copy=False)
+            try:
+                self._take(frames)
+            except Exception:  # a fault of ours in one request must not end the mesh's control
+                log.exception("a request failed")
+            if self._router.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                await asyncio.sleep(0)  # a queue of requests must not starve the API and the leases
+
+    async def _serve_subscriptions(self) -> None:
+        while True:
+            frames = await self._updates.recv_multipart()
+            wanted = frames[0]
+            topic = wanted[1:].rstrip(wire.TOPIC_END)
+            if wanted[:1] == b"\x01" and topic.startswith(wire.BARRIER.encode()):
+                self._send_update(topic.decode(errors="replace"), wire.encode("barrier"))
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self._sweep_once(time.monotonic())
+
+    def _sweep_once(self, now: float) -> None:
+        gone = self.registry.expire(now)
+        for session in gone:
+            log.warning("%s: no heartbeat for %g s; taken off the lists", session.name, self.registry.lease)
+        lost = [s.instance for s in gone]
+        if self._grace_until and now > self._grace_until:
+            self._grace_until = 0.0
+            lost += [i for i in self._mesh.state.endpoints if i not in self.registry.by_instance]
+        if lost:
+            self._mesh.endpoints_down(lost)
+            self._tell_progress()
+
+    async def _pulse(self) -> None:
+        while True:
+            await asyncio.sleep(self.registry.heartbeat)
+            self._send_update(
+                wire.PULSE, wire.encode("pulse", epoch=self._mesh.epoch, version=self._mesh.version)
+            )
+
+    # -- sending
+
+    def _send(self, route: bytes, kind: str, **fields: Any) -> bool:
+        """Send without waiting; False when the peer has gone or its queue is full."""
+        sent = self._router.send_multipart([route, wire.encode(kind, **fields)], zmq.NOBLOCK)
+        if sent.done() and sent.exception() is None:
+            return True
+        sent.cancel()
+        self._metrics.undelivered.inc()
+        return False
+
+    def _send_update(self, topic: str, frame: bytes) -> None:
+        sent = self._updates.send_multipart([topic.encode() + wire.TOPIC_END, frame], zmq.NOBLOCK)
+        if not sent.done() or sent.exception() is not None:
+            sent.cancel()
+            self._metrics.undelivered.inc()
+
+    def _publish(self, updates: list[Update]) -> None:
+        for u in updates:
+            frame = wire.encode(
+                "update", epoch=self._mesh.epoch, version=u.version, prev=u.prev, data=u.payload
+            )
+            self._send_update(u.topic, frame)
+            self._metrics.updates.inc()
+
+    # -- requests
+
+    def _take(self, frames: list[Any]) -> None:
+        if len(frames) != 2:
+            self._metrics.malformed.inc()
+            return
+        try:
+            peer = Peer(frames[0].bytes, frames[1].get("User-Id"))
+        except zmq.ZMQError:
+            self._metrics.malformed.inc()
+            return
+        try:
+            message = wire.decode(frames[1].bytes, wire.REQUESTS, wire.MAX_REQUEST)
+        except wire.WireError as error:
+            self._metrics.malformed.inc()
+            self._send(peer.route, "error", code=wire.E_MALFORMED, message=str(error)[: wire.MAX_REASON])
+            return
+        kind = message["t"]
+        self._metrics.requests.labels(kind).inc()
+        echo = {"re": message["id"]} if "id" in message else {}
+        try:
+            if kind in ("challenge", "join", "hello"):
+                answer = getattr(self, f"_do_{kind}")(peer, message)
+            else:
+                answer = getattr(self, f"_do_{kind}")(self._session(peer), message)
+        except Denied as denied:
+            self._metrics.refused.labels(denied.code).inc()
+            extra = {"nonce": denied.nonce} if denied.nonce else {}
+            self._send(peer.route, "error", **echo, code=denied.code, message=str(denied), **extra)
+        except StateError as error:
+            log.error("%s: %s", kind, error)
+            self._send(
+                peer.route,
+                "error",
+                **echo,
+                code=wire.E_UNAVAILABLE,
+                message="the control plane cannot write its state",
+            )
+        else:
+            for reply, fields in answer:
+                if not self._send(peer.route, reply, **echo, **fields):
+                    break
+
+    def _session(self, peer: Peer) -> Session:
+        session = self.registry.by_route.get(peer.route)
+        if session is None or session.key != peer.key:
+            raise Denied(wire.E_NO_SESSION, "say hello first")
+        return session
+
+    def _do_challenge(self, peer: Peer, message: Message) -> Answer:
+        return [("nonce", {"nonce": self._authority.nonce(peer.key)})]
+
+    def _do_join(self, peer: Peer, message: Message) -> Answer:
+        self._negotiate(message)
+        try:
+            token = tokens.check(self._store, message["token"])
+        except tokens.TokenError as error:
+            log.warning("a join was refused: %s", error)
+            raise Denied(wire.E_TOKEN_EXPIRED if error.expired else wire.E_TOKEN_BAD, str(error)) from None
+        known = self._store.proxy(message["instance"])
+        owner = (token.namespace, token.service, token.service_account)
+        if known is not None and (known.namespace, known.service, known.service_account) != owner:
+            raise Denied(wire.E_IDENTITY, f"instance id {message['instance']} belongs to another workload")
+        try:
+            leaf = self._authority.sign(message["csr"], token.namespace, token.service_account, token.service)
+        except Refused as refused:
+            raise Denied(wire.E_CSR, str(refused)) from None
+        row = ProxyRow(message["instance"], peer.key, *owner, leaf.serial, leaf.not_after, time.time())
+        self._store.proxies_forget(time.time() - EXPIRED_GRACE)
+        self._store.proxy_put(row, token.id)
+        return [self._certificate(leaf, row, "join")]
+
+    def _certificate(self, leaf: Leaf, row: ProxyRow, reason: str) -> tuple[str, dict[str, Any]]:
+        identity = spiffe_id(self._authority.trust_domain, row.namespace, row.service_account)
+        self._metrics.certificates.labels(reason).inc()
+        log.info(
+            "%s: certificate %s for %s-%s until %d",
+            reason,
+            identity,
+            row.service,
+            row.instance,
+            leaf.not_after,
+        )
+        return "certificate", {
+            "chain": leaf.chain,
+            "roots": self._authority.roots_pem,
+            "spiffe_id": identity,
+            "not_before": leaf.not_before,
+            "not_after": leaf.not_after,
+        }
+
+    def _negotiate(self, message: Message) -> int:
+        low, high = message["protocol"]
+        version = wire.negotiate(low, high)
+        if version is None:
+            ours = f"{wire.PROTOCOL_MIN} to {wire.PROTOCOL_VERSION}"
+            raise Denied(
+                wire.E_PROTOCOL, f"this control plane speaks protocol {ours}, the sidecar {low} to {high}"
+            )
+        return version
+
+    def _do_hello(self, peer: Peer, message: Message) -> Answer:
+        version = self._negotiate(message)
+        row = self._identify(peer, message)
+        info = message["info"]
+        if (info["service"], info["namespace"]) != (row.service, row.namespace):
+            wanted = f"{info['namespace']}/{info['service']}"
+            raise Denied(
+                wire.E_IDENTITY, f"the identity is for {row.namespace}/{row.service}, not for {wanted}"
+            )
+        now = time.monotonic()
+        rival = self.registry.holder(message["instance"], message["boot"], now)
+        if rival is not None and (message.get("yielding") or self.registry.was_beaten(message["boot"])):
+            raise Denied(wire.E_SUPERSEDED, "another process still uses this instance id")
+        if len(self.registry.by_route) >= MAX_SESSIONS:
+            raise Denied(wire.E_UNAVAILABLE, f"{MAX_SESSIONS} sidecars are connected; no more are taken")
+        session = Session(
+            peer.route,
+            peer.key,
+            row.instance,
+            message["boot"],
+            row.namespace,
+            row.service,
+            row.service_account,
+            spiffe_id(self._authority.trust_domain, row.namespace, row.service_account),
+            info,
+            tuple(message["patterns"]),
+            row.cert_expires,
+            0.0,
+            time.time(),
+        )
+        beaten = self.registry.open(session, now)
+        if beaten is not None:
+            log.warning(
+                "%s: a second process says hello with this instance id; the newer is kept", session.name
+            )
+            text = "a newer process uses this instance id (was the state directory copied?)"
+            self._send(beaten.route, "error", code=wire.E_SUPERSEDED, message=text)
+        self._mesh.service_known(row.namespace, row.service, info["app_port"])
+        log.info("%s: connected (release %s)", session.name, info.get("release", "?"))
+        return [
+            (
+                "welcome",
+                {
+                    "protocol": version,
+                    "session": session.id,
+                    "epoch": self._mesh.epoch,
+                    "incarnation": self.incarnation,
+                    "heartbeat": self.registry.heartbeat,
+                    "lease": self.registry.lease,
+                },
+            )
+        ]
+
+    def _identify(self, peer: Peer, message: Message) -> ProxyRow:
+        """Whose hello this is: by a CURVE key that joined, else by proof of a certificate of ours."""
+        instance = message["instance"]
+        row = self._store.proxy(instance)
+        if row is not None and row.key == peer.key and row.cert_expires + EXPIRED_GRACE > time.time():
+            return row
+        if not all(part in message for part in ("chain", "nonce", "signature")):
+            text = "this key is not known: prove the identity"
+            raise Denied(wire.E_PROOF, text, self._authority.nonce(peer.key))
+        try:
+            who = self._authority.prove(message["chain"], message["nonce"], message["signature"], peer.key)
+        except Refused as refused:
+            raise Denied(wire.E_IDENTITY, str(refused)) from None
+        proven = (who.namespace, who.service, who.service_account)
+        if row is not None and (row.namespace, row.service, row.service_account) != proven:
+            raise Denied(wire.E_IDENTITY, f"instance id {instance} belongs to another workload")
+        row = ProxyRow(instance, peer.key, *proven, who.serial, who.not_after, time.time())
+        self._store.proxy_put(row)
+        return row
+
+    def _do_renew(self, session: Session, message: Message) -> Answer:
+        row = self._store.proxy(session.instance)
+        if row is None:
+            raise Denied(wire.E_IDENTITY, "this sidecar has been removed")
+        try:
+            who = self._authority.prove(
+                message["chain"],
+                message["nonce"],
+                message["signature"],
+                session.key,
+                message["csr"],
+                EXPIRED_GRACE,
+            )
+            if (who.namespace, who.service_account) != (session.namespace, session.service_account):
+                raise Refused("the certificate is another workload's")
+            leaf = self._authority.sign(
+                message["csr"], session.namespace, session.service_account, session.service
+            )
+        except Refused as refused:
+            raise Denied(wire.E_IDENTITY, str(refused)) from None
+        renewed = ProxyRow(
+            row.instance,
+            row.key,
+            row.namespace,
+            row.service,
+            row.service_account,
+            leaf.serial,
+            leaf.not_after,
+            row.joined,
+        )
+        self._store.proxy_put(renewed)
+        session.cert_expires = leaf.not_after
+        return [self._certificate(leaf, renewed, "renew")]
+
+    def _do_subscribe(self, session: Session, message: Message) -> Answer:
+        session.patterns = tuple(message["patterns"])
+        return [("ok", {})]
+
+    def _do_sync(self, session: Session, message: Message) -> Answer:
+        self.registry.touch(session, time.monotonic())
+        changed, removed = self._mesh.differing(session.patterns, message["known"], message.get("topics"))
+        base = {"epoch": self._mesh.epoch, "version": self._mesh.version}
+        parts: list[dict[str, Any]] = [{}]
+        size = 0
+        for topic in changed:
+            held = self._mesh.topics[topic]
+            if size > wire.PART_BYTES:
+                parts.append({})
+                size = 0
+            parts[-1][topic] = [held.version, held.payload]
+            size += len(held.payload) + len(topic)
+        last = len(parts) - 1
+        return [
+            ("snapshot", {**base, "topics": part, "removed": removed if i == last else [], "last": i == last})
+            for i, part in enumerate(parts)
+        ]
+
+    def _do_ack(self, session: Session, message: Message) -> Answer:
+        self.registry.touch(session, time.monotonic())
+        self.registry.ack(session, message["versions"], message.get("full", False), message.get("status"))
+        info = session.info
+        self._mesh.endpoint_up(
+            EndpointRow(
+                session.instance,
+                session.namespace,
+                session.service,
+                session.identity,
+                info["address"],
+                info["port"],
+                info["app_port"],
+                info.get("labels", {}),
+            )
+        )
+        self._tell_progress()
+        return []
+
+    def _do_nack(self, session: Session, message: Message) -> Answer:
+        self.registry.touch(session, time.monotonic())
+        if len(session.refused) < wire.MAX_PATTERNS or message["topic"] in session.refused:
+            session.refused[message["topic"]] = (message["version"], message["reason"])
+        self._metrics.nacks.inc()
+        log.warning(
+            "%s: refuses %s version %d: %s",
+            session.name,
+            message["topic"],
+            message["version"],
+            message["reason"],
+        )
+        self._tell_progress()
+        return []
+
+    def _do_heartbeat(self, session: Session, message: Message) -> Answer:
+        self.registry.touch(session, time.monotonic())
+        session.status.update(message.get("status", {}))
+        return [("alive", {"epoch": self._mesh.epoch, "digest": self._mesh.digest(session.patterns)})]
+
+    def _do_report(self, session: Session, message: Message) -> Answer:
+        asked = self._fetches.get(message.get("re", -1))
+        if asked is not None and asked[0] is session and not asked[1].done():
+            try:
+                asked[1].set_result({"data": wire.unpack_payload(message["data"])})
+            except wire.WireError as error:
+                asked[1].set_result({"error": str(error)})
+        return []
+
+    def _do_goodbye(self, session: Session, message: Message) -> Answer:
+        log.info("%s: said goodbye", session.name)
+        self.registry.close(session)
+        self._mesh.endpoints_down([session.instance])
+        self._tell_progress()
+        return [("ok", {})]
+
+    # -- what the API asks
+
+    def remove(self, session: Session) -> None:
+        """End a session whose proxy has been removed."""
+        self.registry.close(session)
+        self._mesh.endpoints_down([session.instance])
+        self._send(session.route, "error", code=wire.E_IDENTITY, message="this sidecar has been removed")
+
+    async def fetch(self, session: Session, what: str) -> dict[str, Any] | None:
+        """Ask a sidecar for a report: {"data"} or {"error"}; None when it does not answer in time."""
+        self._serial += 1
+        serial = self._serial
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._fetches[serial] = (session, future)
+        try:
+            if not self._send(session.route, "fetch", id=serial, what=what):
+                return None
+            return await asyncio.wait_for(future, FETCH_SECONDS)
+        except TimeoutError:
+            return None
+        finally:
+            del self._fetches[serial]
+
+    def _tell_progress(self) -> None:
+        for future in self._progress:
+            if not future.done():
+                future.set_result(None)
+        self._progress.clear()
+
+    def outstanding(self, version: int) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+        """Who has yet to serve the mesh as of a version, and who refuses what of it: proxy -> topics,
+        proxy -> topic -> reason."""
+        late: dict[str, list[str]] = {}
+        refused: dict[str, dict[str, str]] = {}
+        for session in self.registry.by_instance.values():
+            behind = self._mesh.late(session.patterns, session.applied, version)
+            if behind:
+                late[session.name] = behind
+            no = {t: session.refused[t][1] for t in behind if t in session.refused}
+            if no:
+                refused[session.name] = no
+        # Endpoints from before a restart whose sidecars have yet to come back: what they serve is not known.
+        for row in self._mesh.state.endpoints.values():
+            if row.instance not in self.registry.by_instance:
+                late[f"{row.service}-{row.instance}.{row.namespace}"] = ["not connected"]
+        return late, refused
+
+    async def wait_applied(
+        self, version: int, timeout: float
+    ) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+        """Wait until every live proxy serves a version, one refuses it, or the time is up; as
+        `outstanding`."""
+        loop = asyncio.get_running_loop()
+        began, deadline = loop.time(), loop.time() + timeout
+        while True:
+            late, refused = self.outstanding(version)
+            left = deadline - loop.time()
+            if not late:
+                self._metrics.converged.observe(loop.time() - began)
+            if not late or refused or left <= 0:
+                return late, refused
+            future: asyncio.Future[None] = loop.create_future()
+            self._progress.add(future)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(future, left)
+            self._progress.discard(future)
