@@ -251,7 +251,7 @@ class TablePacker:
 
 
 def normal_domain(domain: str, path: str) -> str:
-    """A domain as look-ups spell it: lower case, no trailing dot; "*", "*.suffix" or a name; or with a port."""
+    """A domain as look-ups spell it: lower case, no trailing dot; "*", "*.suffix" or a name, then a port."""
     name = domain.lower()
     host, colon, port = name.rpartition(":")
     if not colon or port.endswith("]") or not port.isdigit():

@@ -1,4 +1,4 @@
-"""Who may speak to whom: chains, dates, SPIFFE rules, names; on both sides, with the alert that the other side sees."""
+"""Who may speak to whom: chains, dates, SPIFFE rules, names; on both sides, with the alerts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resumption: tickets across workers, sessions by key and policy, and no way past the identity of the peer."""
+"""Resumption: tickets across workers, sessions by key and policy, no way past the identity of the peer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def client_ctx(leaf=REVIEWS, **options):
 
 
 def visit(client, servers, **options):
-    """One connection with an exchange, so that the ticket arrives; (both resumed?, server's view of the client)."""
+    """One connection with an exchange, so that the ticket arrives; (resumed?, the server's peer)."""
     options = {"sans": [WEB_ID], "session_key": 1, **options}
     with T.ours(client, servers, **options) as (c, s):
         assert T.shake(c, s) == (0, 0), (c.error, s.error)
@@ -56,7 +56,7 @@ def test_many_times_and_with_the_identity():
 def test_at_another_worker_and_after_a_restart():
     client = client_ctx()
     assert not visit(client, [server_ctx()])[0]
-    assert visit(client, [server_ctx(ident=7)])[0]        # another process would make the same keys of the same PEM
+    assert visit(client, [server_ctx(ident=7)])[0]  # another process makes the same keys of the same PEM
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_session_does_not_help_an_identity_that_is_not_expected():
 
 
 def test_a_session_of_one_context_does_not_help_another_identity_of_ours():
-    """The client's certificate changes (rotation, another workload): the new context starts without sessions."""
+    """The client's certificate changes: the new context starts without sessions."""
     server = server_ctx()
     first, second = client_ctx(), client_ctx(CA.spiffe("/ns/default/sa/ratings"))
     assert not visit(first, [server])[0]
@@ -253,7 +253,7 @@ def test_the_cache_is_bounded_and_keeps_the_last_used():
 
 
 def test_a_forged_ticket_is_a_full_handshake(tmp_path):
-    """Tickets of a server with other keys, under the same policy: unknown, so nothing is resumed and nothing fails."""
+    """Tickets of a server with other keys: unknown, so nothing is resumed and nothing fails."""
     client = client_ctx()
     assert not visit(client, [server_ctx()])[0]
     assert not visit(client, [server_ctx(CA.leaf(uris=[WEB_ID.decode()]))])[0]

@@ -158,6 +158,7 @@ cdef extern from "openssl/ssl.h" nogil:
     int SSL_CTX_use_certificate(SSL_CTX *c, X509 *x)
     int SSL_CTX_add0_chain_cert(SSL_CTX *c, X509 *x)
     int SSL_CTX_use_PrivateKey(SSL_CTX *c, EVP_PKEY *k)
+    X509 *SSL_CTX_get0_certificate(const SSL_CTX *c)
     int SSL_CTX_check_private_key(const SSL_CTX *c)
     X509_STORE *SSL_CTX_get_cert_store(const SSL_CTX *c)
     int SSL_CTX_set_default_verify_paths(SSL_CTX *c)

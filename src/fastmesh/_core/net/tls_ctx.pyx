@@ -353,11 +353,11 @@ cdef int load_key(TlsCtx *c, Slice pem) noexcept nogil:
         return FM_ETLS_CONFIG
     k = PEM_read_bio_PrivateKey(b, NULL, no_passphrase, NULL)
     if k == NULL:
-        rc = refuse("private key", "no PEM block of a key" if pem_ended() else "cannot be read (encrypted or damaged)")
-    elif SSL_CTX_use_PrivateKey(c.ssl_ctx, k) != 1:
-        rc = refuse("private key", NULL)
-    elif SSL_CTX_check_private_key(c.ssl_ctx) != 1:
+        rc = refuse("private key", "no PEM block of a key that can be read (encrypted or damaged ones cannot)")
+    elif EVP_PKEY_eq(X509_get0_pubkey(SSL_CTX_get0_certificate(c.ssl_ctx)), k) != 1:
         rc = refuse("private key", "does not belong to the certificate")
+    elif SSL_CTX_use_PrivateKey(c.ssl_ctx, k) != 1 or SSL_CTX_check_private_key(c.ssl_ctx) != 1:
+        rc = refuse("private key", NULL)
     EVP_PKEY_free(k)
     ERR_clear_error()
     BIO_free(b)

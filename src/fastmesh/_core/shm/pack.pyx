@@ -282,7 +282,7 @@ cdef class Packer:
         (<SnapAction *>self.grow(V_ACTIONS, sizeof(SnapAction)))[0] = a
         return self.count(V_ACTIONS, sizeof(SnapAction)) - 1
 
-    def cond(self, *, on: int, op: int, flags: int, hid: int, name: str, value: str, number: int, regex: int = SNAP_NONE) -> int:
+    def cond(self, *, on: int, op: int, flags: int, hid: int, name: str, value: str, number: int, regex: int = NONE) -> int:
         cdef SnapCond c
         memset(&c, 0, sizeof(c))
         c.on = on
@@ -296,7 +296,7 @@ cdef class Packer:
         (<SnapCond *>self.grow(V_CONDS, sizeof(SnapCond)))[0] = c
         return self.count(V_CONDS, sizeof(SnapCond)) - 1
 
-    def route(self, name: str, *, path_op: int, path: str, flags: int, conds: tuple, action: int, regex: int = SNAP_NONE) -> int:
+    def route(self, name: str, *, path_op: int, path: str, flags: int, conds: tuple, action: int, regex: int = NONE) -> int:
         cdef SnapRoute r
         memset(&r, 0, sizeof(r))
         r.path_op = path_op
