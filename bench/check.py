@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from bench.certs import SERVER_NAME, Certs
 
@@ -110,6 +111,7 @@ def _peer_args(certs: Certs) -> list[str]:
 
 
 def tls_server(port: int, host: str, certs: Certs) -> str:
+    """What TLS agreed with a server that asks for no certificate."""
     text = _s_client(port, host, *_peer_args(certs))
     if "HTTP/1.1 200" not in text and "ALPN protocol: h2" not in text:
         raise CheckFailed(f"no answer over TLS: {_tls_facts(text)}")
@@ -135,13 +137,15 @@ def mutual_inner(port: int, host: str, certs: Certs) -> str:
     return _tls_facts(text)
 
 
-def until_ready(port: int, path: str, host: str, seconds: float, dead: Callable[[], str | None]) -> None:
-    """Asks until the proxy gives the answer that will be timed."""
+Made = TypeVar("Made")
+
+
+def until(attempt: Callable[[], Made], seconds: float, dead: Callable[[], str | None]) -> Made:
+    """Tries until the attempt neither fails nor is refused; a process that ended ends it at once."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            plain(port, path, host)
-            return
+            return attempt()
         except (OSError, CheckFailed) as problem:
             if ended := dead():
                 raise CheckFailed(ended) from None
@@ -150,15 +154,5 @@ def until_ready(port: int, path: str, host: str, seconds: float, dead: Callable[
             time.sleep(0.05)
 
 
-def until_listening(port: int, seconds: float, dead: Callable[[], str | None]) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), TIMEOUT).close()
-            return
-        except OSError as problem:
-            if ended := dead():
-                raise CheckFailed(ended) from None
-            if time.monotonic() > deadline:
-                raise CheckFailed(f"not listening after {seconds:.0f} s: {problem}") from None
-            time.sleep(0.05)
+def listening(port: int) -> None:
+    socket.create_connection(("127.0.0.1", port), TIMEOUT).close()

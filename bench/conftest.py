@@ -55,7 +55,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         command, log = [str(build.tool("backend")), str(port)], directory / "backend.log"
         backend.roots.append(procs.spawn(command, settings.load_core, log))
         backend.logs.append(log)
-        check.until_ready(port, "/", "x", 5.0, backend.dead)
+        check.until(lambda: check.plain(port, "/", "x"), 5.0, backend.dead)
         yield Bench(directory, certs.make(directory / "certs"), port, backend.roots[0].pid, settings)
     finally:
         os.sched_setaffinity(0, before)

@@ -146,7 +146,7 @@ def main(argv: Sequence[str]) -> int:
             command = [str(build.tool("backend")), str(port)]
             backend.roots.append(procs.spawn(command, settings.load_core, log))
             backend.logs.append(log)
-            check.until_ready(port, "/", "x", 5.0, backend.dead)
+            check.until(lambda: check.plain(port, "/", "x"), 5.0, backend.dead)
             bench = Bench(directory, certs.make(directory / "certs"), port, backend.roots[0].pid, settings)
             if args.check_load:
                 return _check_load(bench, settings.seconds)

@@ -88,26 +88,26 @@ class Bench:
         return listen
 
     @contextmanager
-    def proxy(self, peer: Peer, shape: str, probe: bool = True) -> Iterator[tuple[procs.Running, list[str]]]:
+    def proxy(self, peer: Peer, shape: str) -> Iterator[tuple[procs.Running, list[str]]]:
         """A fresh proxy (shape plain or tls) or a pair, ready and checked; with what the checks noticed."""
         running, notes = procs.Running(0), []
         ready = ROUTES_READY_SECONDS if isinstance(peer, Fastmesh) and peer.routes else READY_SECONDS
         try:
             if shape == "pair":
-                running.inner_port = self._start(peer, running, Hop.INNER, self.backend)
-                check.until_listening(running.inner_port, ready, running.dead)
-                running.port = self._start(peer, running, Hop.OUTER, running.inner_port)
+                inner = running.inner_port = self._start(peer, running, Hop.INNER, self.backend)
+                check.until(lambda: check.listening(inner), ready, running.dead)
+                running.port = self._start(peer, running, Hop.OUTER, inner)
             else:
                 running.port = self._start(peer, running, Hop(shape), self.backend)
+            port, host = running.port, peer.host()
             if shape == "tls":
-                check.until_listening(running.port, ready, running.dead)
-                notes.append(check.tls_server(running.port, peer.host(), self.certs))
-            elif probe:
-                check.until_ready(running.port, peer.path(), peer.host(), ready, running.dead)
+                notes.append(
+                    check.until(lambda: check.tls_server(port, host, self.certs), ready, running.dead)
+                )
             else:
-                check.until_listening(running.port, ready, running.dead)
+                check.until(lambda: check.plain(port, peer.path(), host), ready, running.dead)
             if shape == "pair":
-                notes.append(check.mutual_inner(running.inner_port, peer.host(), self.certs))
+                notes.append(check.mutual_inner(running.inner_port, host, self.certs))
             procs.settle(running.pids())
             yield running, notes
             if ended := running.dead():
@@ -235,13 +235,12 @@ def handshake(bench: Bench, peer: Peer, row: Row) -> None:
 
 
 def memory(bench: Bench, peer: Peer, row: Row) -> None:
-    """PSS of the tree after start, before any request; then what an idle connection adds to it."""
+    """PSS of the tree after start, nothing but the checks served; then what an idle connection adds to it."""
     settings = bench.settings
-    with bench.proxy(peer, "plain", probe=False) as (running, notes):
+    with bench.proxy(peer, "plain") as (running, notes):
         row.notes += notes
         row.figures["pss_mb"] = procs.tree_pss_kib(running.pids()) * 1024 / 1e6
         row.figures["processes"] = len(running.pids())
-        check.plain(running.port, peer.path(), peer.host())
         target = bench.target(running, peer)
         load.closed(target, settings.warm, settings.connections)
         procs.settle(running.pids())

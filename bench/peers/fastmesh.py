@@ -44,6 +44,7 @@ spec:
   http:
   - route:
     - destination: {host: @SERVER_NAME@, port: {number: 80}}
+    retries: {attempts: 0}
 """
 
 
