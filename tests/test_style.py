@@ -82,8 +82,10 @@ def undocumented(root: Path) -> list[str]:
     found = []
     for path in tracked(root):
         parts = path.relative_to(root).parts
+        if parts[0] not in SOURCES or path.suffix not in SUFFIXES:
+            continue
         text = text_of(path).lstrip()
-        if parts[0] in SOURCES and path.suffix in SUFFIXES and text and not text.startswith(('"""', "#")):
+        if text and not text.startswith(('"""', 'r"""', "#")):
             found.append(str(path.relative_to(root)))
     return found
 
