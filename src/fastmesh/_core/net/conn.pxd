@@ -30,7 +30,6 @@ cdef enum:  # Conn.flags
     CF_SERVER = 32
     CF_EOF = 64                  # end of input was read
     CF_TLS_REQUIRED = 128        # server side: plaintext is refused
-    CF_BIG = 256                 # a bulk transfer: read large
 
 cdef enum:
     CONN_READ_MIN = 16384
@@ -105,4 +104,6 @@ cdef void conn_abort(Conn *c) noexcept nogil
 cdef void conn_reap(Reactor *r) noexcept nogil
 """At the end of a turn: free what was closed."""
 cdef bint conn_acked_none_since(const Conn *c, uint64_t wire_tx) noexcept nogil
-"""True when the kernel knows that nothing sent after the first wire_tx bytes has reached the peer (plain connections)."""
+"""True when the kernel knows that nothing sent after the first wire_tx bytes has reached the peer."""
+cdef uint64_t conn_wire_tx(const Conn *c) noexcept nogil
+"""Bytes that the socket has taken, ciphertext with TLS."""

@@ -13,11 +13,12 @@ from fastmesh._core.net.reactor cimport (
     GATHER_BYTES, GATHER_IOV, SCRATCH_BYTES, Gather, Reactor, Source, reactor_add, reactor_task)
 from fastmesh._core.net.sock cimport Addr, sock_bytes_acked, sock_connect, sock_error, sock_reset_on_close
 from fastmesh._core.net.tls cimport (
-    Tls, tls_client, tls_free, tls_handshake, tls_pending, tls_read, tls_server, tls_shutdown, tls_write)
+    TLS_RECORD, Tls, tls_client, tls_free, tls_handshake, tls_read, tls_server, tls_shutdown, tls_wire_tx, tls_write)
 from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsPeer
 
 cdef enum:
-    TLS_RECORD = 16384
+    TLS_PIECE = 8192             # pieces below this are put together
+    TLS_OFFER = 49152            # at most this much in one tls_write: what it holds back must fit into one block of the out queue
     OUT_BLOCK = 65000            # the out queue grows in blocks of 64 KiB when there is much, 4 or 16 KiB when little
 
 
@@ -271,6 +272,8 @@ cdef int conn_read(Conn *c, char *p, uint32_t n) noexcept nogil:
         elif k > 0:
             c.rx += k
             c.src.r.rx += k
+            if k < n and not c.flags & CF_HUP:  # tls_read fills what it can: a short one has drained the socket
+                c.flags &= ~<uint32_t>CF_READABLE
         return <int>k
     while True:
         k = recv(c.src.fd, p, n, 0)
@@ -422,6 +425,7 @@ cdef void conn_broken(Conn *c, int code) noexcept nogil:
 cdef void conn_flush(Conn *c) noexcept nogil:
     cdef Gather *g = &c.src.r.g
     cdef ssize_t k = 0
+    cdef bint blocked = False
     cdef size_t skip, left
     cdef uint32_t i
     if g.conn != c:
@@ -430,7 +434,7 @@ cdef void conn_flush(Conn *c) noexcept nogil:
         k = g.bytes
     elif c.state == CONN_OPEN and c.out_n == 0:
         if c.tls != NULL:
-            k = flush_tls(c, g)
+            k = flush_tls(c, g, &blocked)
         else:
             k = send_plain(c, g.v, g.n)
         if k < 0:
@@ -455,8 +459,8 @@ cdef void conn_flush(Conn *c) noexcept nogil:
     g.used = 0
     g.bytes = 0
     g.conn = NULL
-    if c.out_n and c.tls != NULL and c.state == CONN_OPEN and not c.fail_code:
-        conn_write_out(c)        # more than one record: what is left goes out of the queue
+    if c.out_n and c.tls != NULL and c.state == CONN_OPEN and not c.fail_code and not blocked:
+        conn_write_out(c)
 
 
 cdef ssize_t send_plain(Conn *c, iovec *v, uint32_t n) noexcept nogil:
@@ -480,26 +484,56 @@ cdef ssize_t send_plain(Conn *c, iovec *v, uint32_t n) noexcept nogil:
         return 0 if fm_errno() == EAGAIN else FM_ERESET
 
 
-cdef ssize_t flush_tls(Conn *c, Gather *g) noexcept nogil:
-    # the pieces become one record: put together behind what was made in the gather buffer
-    cdef char *p
-    cdef size_t at = 0
-    cdef uint32_t i
+cdef ssize_t flush_tls(Conn *c, Gather *g, bint *blocked) noexcept nogil:
+    # Plaintext bytes taken, or FM_ERESET. Small pieces are put together behind what was made in the gather buffer, so that a head and
+    # a short body are one record; large ones go as they are. What is left has to be offered again from its first byte: the queue does.
+    cdef char *scratch = g.buf + g.used
+    cdef size_t room = GATHER_BYTES - g.used
+    cdef size_t total = 0
+    cdef size_t off = 0          # within g.v[i]
+    cdef size_t at, take
+    cdef uint32_t i = 0
+    cdef const char *p
     cdef int k
-    if g.n == 1 and g.v[0].iov_len <= TLS_RECORD:
-        p = <char *>g.v[0].iov_base
-        at = g.v[0].iov_len
-    elif g.bytes <= TLS_RECORD and g.used + g.bytes <= GATHER_BYTES:
-        p = g.buf + g.used
-        for i in range(g.n):
-            memcpy(p + at, g.v[i].iov_base, g.v[i].iov_len)
-            at += g.v[i].iov_len
-    else:
-        return 0                 # large: through the queue, record by record
-    k = tls_write(c.tls, p, <uint32_t>at)
-    if k == FM_AGAIN or k == FM_WANT_WRITE:
-        return 0
-    return k
+    if room > TLS_RECORD:
+        room = TLS_RECORD
+    while i < g.n:
+        take = g.v[i].iov_len - off
+        if take >= TLS_PIECE or i + 1 == g.n:
+            p = <const char *>g.v[i].iov_base + off
+            at = take if take < TLS_OFFER else TLS_OFFER
+        else:
+            at = 0
+            p = scratch
+            while i < g.n and at < room:
+                take = g.v[i].iov_len - off
+                if take > room - at:
+                    take = room - at
+                memcpy(scratch + at, <char *>g.v[i].iov_base + off, take)
+                at += take
+                off += take
+                if off == g.v[i].iov_len:
+                    i += 1
+                    off = 0
+            if at == 0:
+                return total     # no room to put pieces together: through the queue
+            k = tls_write(c.tls, p, <uint32_t>at)
+            if k > 0:
+                total += k
+            if k != <int>at:
+                blocked[0] = k > 0 or k == FM_AGAIN or k == FM_WANT_WRITE
+                return total if blocked[0] else FM_ERESET
+            continue
+        k = tls_write(c.tls, p, <uint32_t>at)
+        if k <= 0:
+            blocked[0] = k == FM_AGAIN or k == FM_WANT_WRITE
+            return total if blocked[0] else FM_ERESET
+        total += k
+        off += k
+        if off == g.v[i].iov_len:
+            i += 1
+            off = 0
+    return total
 
 
 cdef void conn_write_out(Conn *c) noexcept nogil:
@@ -591,9 +625,13 @@ cdef void conn_close_flushed(Conn *c, bint linger) noexcept nogil:
         conn_deadline(c, c.src.r.now_ms + 60000)
 
 
+cdef uint64_t conn_wire_tx(const Conn *c) noexcept nogil:
+    return tls_wire_tx(c.tls) if c.tls != NULL else c.wire_tx
+
+
 cdef bint conn_acked_none_since(const Conn *c, uint64_t wire_tx) noexcept nogil:
     cdef uint64_t acked
-    if c.tls != NULL or c.state == CONN_CLOSED:
+    if c.state == CONN_CLOSED:
         return False
     acked = sock_bytes_acked(c.src.fd)
     # the kernel counts the SYN as one byte

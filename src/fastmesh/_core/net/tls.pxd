@@ -46,5 +46,7 @@ cdef uint64_t tls_context_key(const Tls *t) noexcept nogil
 """The key of the context in use: of a server, the one that SNI chose."""
 cdef uint32_t tls_error(const Tls *t, char *out, uint32_t cap) noexcept nogil
 """Why it failed, for the log (e.g. "certificate has expired")."""
+cdef uint64_t tls_wire_tx(const Tls *t) noexcept nogil
+"""Bytes of ciphertext that the socket has taken."""
 cdef uint64_t tls_live() noexcept nogil
 """Connections that exist: 0 when nothing leaks."""

@@ -38,6 +38,7 @@ cdef struct Tls:
     uint32_t out_at
     uint32_t out_n
     uint32_t held                # plaintext bytes that are in `out` and not reported as written
+    uint64_t wire_tx             # bytes that the socket took
     uint8_t server
     uint8_t done                 # handshake
     uint8_t cork                 # writes gather
@@ -66,6 +67,7 @@ cdef int push(Tls *t, const char *p, uint32_t n) noexcept nogil:
     while True:
         r = send(t.fd, p, n, MSG_NOSIGNAL)
         if r >= 0:
+            t.wire_tx += r
             return <int>r
         if fm_errno() == EINTR:
             continue
@@ -561,6 +563,10 @@ cdef int tls_version(const Tls *t) noexcept nogil:
 
 cdef uint64_t tls_context_key(const Tls *t) noexcept nogil:
     return t.auth.ctx.key
+
+
+cdef uint64_t tls_wire_tx(const Tls *t) noexcept nogil:
+    return t.wire_tx
 
 
 cdef uint64_t tls_live() noexcept nogil:

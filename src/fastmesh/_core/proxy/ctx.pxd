@@ -82,6 +82,7 @@ cdef struct Worker:
     Msg resp
     char *hbuf                   # header values made for the head at hand: HBUF_BYTES, reused for each head
     uint32_t hused
+    uint32_t listening           # a config is there: connections are accepted
     uint32_t draining
     uint64_t drain_deadline_ms
     uint64_t drain_idle_ms       # when idle connections are closed; 0: done

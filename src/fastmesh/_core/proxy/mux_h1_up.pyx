@@ -8,7 +8,7 @@ from fastmesh._core.base.pool cimport pool_put
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport (
     CF_BLOCKED, CF_HUP, CF_READABLE, CONN_HANDSHAKE, CONN_READ_MIN, Conn, ConnOps, conn_congested, conn_deadline, conn_flush, conn_keep,
-    conn_kept_used, conn_made, conn_make, conn_put, conn_read, conn_read_more, conn_wake)
+    conn_kept_used, conn_made, conn_make, conn_put, conn_read, conn_read_more, conn_wake, conn_wire_tx)
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES
 from fastmesh._core.net.tls cimport tls_resumed
 from fastmesh._core.proto.h1_body cimport (
@@ -131,7 +131,7 @@ cdef int x_head(Exchange *ex) noexcept nogil:
     u.seen = 0
     u.got_1xx = 0
     u.reusable = 1
-    u.wire_before = u.conn.wire_tx
+    u.wire_before = conn_wire_tx(u.conn)
     u.requests += 1
     conn_deadline(u.conn, 0)
     while b != NULL:

@@ -140,6 +140,11 @@ cdef void take_config(Worker *w) noexcept nogil:
     w.snap = s
     for i in range(w.nlisteners):
         take_listener(w, &w.listeners[i], &s)
+    if not w.listening:
+        # what came before the first config waits in the queues: nobody is answered by a proxy that knows nothing yet
+        w.listening = 1
+        for i in range(w.nlisteners):
+            reactor_add(&w.r, &w.listeners[i].src, EPOLLIN)
     upstream_sweep(w)
     stat_inc(w.seg.stats, ST_SNAP_SWITCH)
     fm_store_release(&w.seg.slot.seen_gen, gen)
@@ -192,8 +197,9 @@ cdef void obey(Worker *w) noexcept nogil:
         w.r.stop = 1
     elif order == ORDER_DRAIN and not w.draining:
         for i in range(w.nlisteners):
-            accept_all(&w.listeners[i])  # who is in the queue has been promised service
-            reactor_del(&w.r, &w.listeners[i].src)
+            if w.listening:
+                accept_all(&w.listeners[i])  # who is in the queue has been promised service
+                reactor_del(&w.r, &w.listeners[i].src)
             close(w.listeners[i].src.fd)
             w.listeners[i].src.fd = -1
         w.draining = 1
@@ -252,10 +258,6 @@ cdef void on_listener(Source *s, uint32_t events) noexcept nogil:
 # ---- the one entry ---------------------------------------------------------------------------------------------------------------
 
 cdef int worker_run(Worker *w) noexcept nogil:
-    cdef uint32_t i
-    for i in range(w.nlisteners):
-        if reactor_add(&w.r, &w.listeners[i].src, EPOLLIN) != FM_OK:
-            return 1
     if reactor_add(&w.r, &w.wake, EPOLLIN) != FM_OK:
         return 1
     w.r.turn_begin = turn_begin
