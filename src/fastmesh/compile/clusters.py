@@ -23,10 +23,9 @@ def cluster_name(port: int, subset: str, host: str) -> str:
     return f"outbound|{port}|{subset}|{host}"
 
 
-def parse_cluster_name(name: str) -> tuple[int, str, str]:
-    """(port, subset, host)."""
-    _, port, subset, host = name.split("|", 3)
-    return int(port), subset, host
+def bracketed(host: str) -> str:
+    """An IPv6 address as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
 
 
 def subset_labels(rule: Rule | None, subset: str) -> dict[str, str]:

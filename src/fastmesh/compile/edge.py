@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fastmesh.compile.clusters import (
     ALPN,
     base_cluster,
+    bracketed,
     cluster_name,
     entry_endpoints,
     is_dns,
@@ -23,16 +24,15 @@ from fastmesh.compile.clusters import (
 from fastmesh.compile.routes import catch_all_last, compile_routes
 from fastmesh.compile.tlsfiles import TlsFiles
 from fastmesh.model.formats import is_ip
-from fastmesh.model.index import Index, host_matches
+from fastmesh.model.index import Index, host_matches, tls_blocks
 from fastmesh.model.load import load_file
 from fastmesh.model.problems import ConfigError, Problem, errors_of, warnings_of
 from fastmesh.model.schema import Key, Resource
-from fastmesh.model.validate import bindings, validate
+from fastmesh.model.validate import DEFAULT_BIND, bindings, validate
 
 if TYPE_CHECKING:
     from fastmesh.model import ir
 
-DEFAULT_BIND: Final = "0.0.0.0"
 DEFAULT_NODE: Final = "edge"
 
 
@@ -52,6 +52,7 @@ def compile_edge(
     """The same from resources that are loaded already; `problems`: what loading them has found."""
     found = list(problems or ())
     found += validate(resources, edge=True, incomplete=bool(errors_of(found)))
+    found += regex_problems(resources)
     edge = _Edge(Index(resources), TlsFiles(folder, found), found)
     config = edge.compile(node_id)
     if errors_of(found):
@@ -60,6 +61,35 @@ def compile_edge(
     if texts:
         config["warnings"] = texts
     return config
+
+
+def regex_problems(resources: list[Resource]) -> list[Problem]:
+    """What RE2 itself says of every regex, where the data plane's extension is built; the schema has caught
+    most."""
+    try:
+        from fastmesh._core.shm.pack import regex_check
+    except ImportError:
+        return []
+    out: list[Problem] = []
+
+    def walk(r: Resource, value: Any, path: tuple[str | int, ...]) -> None:
+        if isinstance(value, dict):
+            for k, v in value.items():
+                if k == "regex" and isinstance(v, str) and v != "*":
+                    why = regex_check(v.encode())
+                    if why is not None:
+                        out.append(r.problem((*path, k), f"the regex is refused by RE2: {why}"))
+                else:
+                    walk(r, v, (*path, k))
+        elif isinstance(value, list):
+            for i, v in enumerate(value):
+                walk(r, v, (*path, i))
+
+    for r in resources:
+        if r.kind == "VirtualService":
+            for i, http in enumerate(r.spec["http"]):
+                walk(r, http.get("match", []), ("spec", "http", i, "match"))
+    return out
 
 
 @dataclass(slots=True)
@@ -112,9 +142,18 @@ class _Edge:
                 config["tables"].append(
                     {"name": name, "virtual_hosts": self.virtual_hosts(port, servers, bound)}
                 )
+        self.check_client_files()
         config["clusters"] = list(self.clusters.values())
         config["tls"] = list(self.contexts.values())
         return config
+
+    def check_client_files(self) -> None:
+        """Also of rules that no route uses."""
+        for rule in self.index.kind("DestinationRule"):
+            for at, tls in tls_blocks(rule):
+                if tls.get("mode") in ("SIMPLE", "MUTUAL"):
+                    self.files.pair(rule, at, tls, "clientCertificate", "privateKey")
+                    self.files.bundle(rule, at, tls, "caCertificates")
 
     # -- listeners -------------------------------------------------------------------------------------------
 
@@ -220,6 +259,16 @@ class _Edge:
             out["tls"], _ = origination(tls, host, service, name)
             for e in out["endpoints"]:
                 e["tls"] = True
+        elif service.ports[port].protocol == "HTTPS":
+            at = next(i for i, p in enumerate(service.entries[0].spec["ports"]) if p["number"] == port)
+            self.problems.append(
+                service.entries[0].problem(
+                    ("spec", "ports", at, "protocol"),
+                    f"{host}:{port} is HTTPS, and is sent plain HTTP",
+                    "originate TLS: a DestinationRule with trafficPolicy.tls.mode SIMPLE",
+                    warning=True,
+                )
+            )
         if not out["endpoints"]:
             entry = service.entries[0]
             self.problems.append(
@@ -274,7 +323,7 @@ def served_hosts(server_hosts: list[str], gateway_namespace: str, vs: Resource) 
             out[host] = None
         elif "*" in host:
             out.update((h, None) for h in [*sorted(exact), *patterns] if host_matches(host, h))
-    return list(out)
+    return [bracketed(h) for h in out]
 
 
 def tls_owner(index: Index, host: str, port: int, subset: str) -> tuple[Resource, tuple[str | int, ...]]:

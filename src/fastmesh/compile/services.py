@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastmesh.compile.clusters import (
     base_cluster,
+    bracketed,
     cluster_name,
     entry_members,
     entry_port,
@@ -277,11 +278,6 @@ class _Service:
             for w in of_host
             if w.namespace == namespace and labels_match(wanted, w.all_labels)
         ]
-
-
-def bracketed(host: str) -> str:
-    """An IPv6 address as it stands before a port."""
-    return f"[{host}]" if ":" in host else host
 
 
 __all__ = [

@@ -3,12 +3,13 @@ the short-lived helper process."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from fastmesh.model.problems import Path as FieldPath
 from fastmesh.model.problems import Problem
-from fastmesh.model.schema import Resource
+from fastmesh.model.schema import Key, Resource
 
 MAX_PEM: Final = 1024 * 1024
 """A certificate bundle of all public roots takes 220 KB."""
@@ -21,6 +22,7 @@ class TlsFiles:
         self.folder = folder
         self.problems = problems
         self._read: dict[str, bytes | str] = {}
+        self._told: set[tuple[Key, FieldPath]] = set()
 
     def pair(
         self, r: Resource, at: FieldPath, tls: dict[str, Any], cert: str, key: str
@@ -31,12 +33,12 @@ class TlsFiles:
         leaf = self._certificates(r, (*at, cert), cert_pem) if cert_pem else None
         private = self._private_key(r, (*at, key), key_pem) if key_pem else None
         if leaf and private is not None and leaf[0].public_key() != private.public_key():
-            self.problems.append(
-                r.problem(
-                    (*at, key),
-                    f"the key in {tls[key]} does not belong to the certificate in {tls[cert]}",
-                    "the server's own certificate must come first in the file",
-                )
+            what = f"the key in {tls[key]} does not belong to the certificate in {tls[cert]}"
+            self._tell(r, (*at, key), what, "the own certificate must come first in the file")
+        if leaf and leaf[0].not_valid_after_utc < datetime.now(UTC):
+            when = leaf[0].not_valid_after_utc
+            self._tell(
+                r, (*at, cert), f"{tls[cert]}: the certificate expired on {when:%Y-%m-%d}", warning=True
             )
         return cert_pem, key_pem
 
@@ -47,6 +49,12 @@ class TlsFiles:
             self._certificates(r, (*at, field), pem)
         return pem
 
+    def _tell(self, r: Resource, at: FieldPath, what: str, hint: str = "", *, warning: bool = False) -> None:
+        """A field is named once, however many clusters use it."""
+        if (r.key, at) not in self._told:
+            self._told.add((r.key, at))
+            self.problems.append(r.problem(at, what, hint, warning=warning))
+
     def _pem(self, r: Resource, at: FieldPath, name: str) -> bytes:
         if not name:
             return b""
@@ -54,13 +62,8 @@ class TlsFiles:
             self._read[name] = self._load(name)
         found = self._read[name]
         if isinstance(found, str):
-            self.problems.append(
-                r.problem(
-                    at,
-                    f"{name}: {found}",
-                    "" if Path(name).is_absolute() else f"relative names are sought in {self.folder}",
-                )
-            )
+            hint = "" if Path(name).is_absolute() else f"relative names are sought in {self.folder}"
+            self._tell(r, at, f"{name}: {found}", hint)
             return b""
         return found
 
@@ -88,7 +91,7 @@ class TlsFiles:
         try:
             found: list[Any] = list(x509.load_pem_x509_certificates(pem))
         except ValueError as e:
-            self.problems.append(r.problem(at, f"holds no valid certificate: {e}"))
+            self._tell(r, at, f"holds no valid certificate: {e}")
             return []
         return found
 
@@ -99,9 +102,7 @@ class TlsFiles:
         try:
             return load_pem_private_key(pem, None)
         except TypeError:
-            self.problems.append(
-                r.problem(at, "is encrypted", "store the key without a passphrase, mode 0600")
-            )
+            self._tell(r, at, "is encrypted", "store the key without a passphrase, mode 0600")
         except (ValueError, UnsupportedAlgorithm) as e:
-            self.problems.append(r.problem(at, f"holds no valid private key: {e}"))
+            self._tell(r, at, f"holds no valid private key: {e}")
         return None

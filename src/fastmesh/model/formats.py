@@ -188,6 +188,15 @@ def header_value(value: str, r: Reporter) -> None:
         r.add(f"substitution of {clip(m.group())} is {NOT_YET}", "%% is a literal %")
 
 
+def rewritten_path(value: str, r: Reporter) -> None:
+    """What replaces a path or a prefix of one."""
+    url_path(value, r)
+    if not value.startswith("/"):
+        r.add("must begin with /")
+    elif "?" in value or "#" in value:
+        r.add("must be a path: without ? and #")
+
+
 def url_path(value: str, r: Reporter) -> None:
     """A path in a rewrite or redirect."""
     if any(c <= " " or c == "\x7f" for c in value):
@@ -262,3 +271,9 @@ def regex(value: str, r: Reporter) -> None:
     fault, hint = regex_fault(value)
     if fault:
         r.add(fault, hint)
+
+
+def value_regex(value: str, r: Reporter) -> None:
+    """Of a header or parameter: "*" is Istio's way to ask for presence."""
+    if value != "*":
+        regex(value, r)

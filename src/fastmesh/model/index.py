@@ -171,3 +171,20 @@ def _overlay(base: dict[str, Any], policy: dict[str, Any], port: int) -> dict[st
         if own["port"]["number"] == port:
             return {k: own[k] for k in POLICY_BLOCKS if k in own}
     return {**base, **{k: policy[k] for k in POLICY_BLOCKS if k in policy}}
+
+
+def tls_blocks(rule: Resource) -> list[tuple[tuple[str | int, ...], dict[str, Any]]]:
+    """Every tls block of a DestinationRule, with its path."""
+    places: list[tuple[tuple[str | int, ...], dict[str, Any]]] = [
+        (("spec", "trafficPolicy"), rule.spec.get("trafficPolicy", {}))
+    ]
+    for i, s in enumerate(rule.spec.get("subsets", ())):
+        places.append((("spec", "subsets", i, "trafficPolicy"), s.get("trafficPolicy", {})))
+    out = []
+    for path, policy in places:
+        if "tls" in policy:
+            out.append(((*path, "tls"), policy["tls"]))
+        for i, own in enumerate(policy.get("portLevelSettings", ())):
+            if "tls" in own:
+                out.append(((*path, "portLevelSettings", i, "tls"), own["tls"]))
+    return out

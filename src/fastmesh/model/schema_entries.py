@@ -213,6 +213,10 @@ def _service_entry(d: dict[str, Any], r: Reporter) -> None:
                 )
     if "workloadSelector" in d and endpoints:
         r.add("workloadSelector and endpoints exclude each other", at=("endpoints",))
+    for i, p in enumerate(d.get("ports", ())):
+        suggested = p["name"].partition("-")[0].upper()
+        if "protocol" not in p and (suggested in PROTOCOLS_LATER or suggested == "HTTPS"):
+            r.add(f"is required: the name {p['name']} says {suggested}", at=("ports", i, "protocol"))
     wild = [i for i, h in enumerate(d.get("hosts", ())) if "*" in h]
     if resolution == "STATIC":
         if not endpoints and "workloadSelector" not in d:

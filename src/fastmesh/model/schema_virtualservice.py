@@ -27,6 +27,7 @@ from fastmesh.model.problems import Reporter
 PORT: Final = Int(1, 65535)
 MAX_WEIGHT: Final = 1_000_000
 """Of one destination: sums stay far below 32 bits."""
+MAX_TOTAL_WEIGHT: Final = 16_000_000
 MAX_ATTEMPTS: Final = 100
 
 RETRY_ON: Final = ("connect-failure", "refused-stream", "reset-before-request")
@@ -62,19 +63,21 @@ def _string_match(d: dict[str, Any], r: Reporter) -> None:
     if not d:
         r.add("needs one of exact, prefix, regex")
     elif d.get("prefix") == "" or d.get("regex") == "":
-        r.add("an empty prefix or regex matches nothing in particular", "give a value")
+        r.add("an empty prefix or regex says nothing", "give a value")
 
 
 def _value_match(d: dict[str, Any], r: Reporter) -> None:
     if d.get("regex") == "":
-        r.add("an empty regex matches nothing in particular", "write {} to test for presence")
+        r.add("an empty regex says nothing", "write {} to test for presence")
 
 
 _MATCH_FIELDS: Final = {"exact": Str(), "prefix": Str(), "regex": Str(fmt.regex)}
 _ONE: Final = (("exact", "prefix", "regex"),)
 STRING_MATCH: Final = Message("StringMatch", _MATCH_FIELDS, one_of=_ONE, rule=_string_match)
 # In headers and query parameters {} asks for presence.
-VALUE_MATCH: Final = Message("StringMatch", _MATCH_FIELDS, one_of=_ONE, rule=_value_match)
+VALUE_MATCH: Final = Message(
+    "StringMatch", {**_MATCH_FIELDS, "regex": Str(fmt.value_regex)}, one_of=_ONE, rule=_value_match
+)
 
 IGNORED_HEADER_KEYS: Final = ("uri", "scheme", "method", "authority")
 
@@ -111,6 +114,12 @@ def _http_match(d: dict[str, Any], r: Reporter) -> None:
     )
     if not any(d.get(k) for k in conditions):
         r.add("a match must not be empty", "leave match out to take every request")
+    uri, method = d.get("uri", {}), d.get("method", {})
+    for op in ("exact", "prefix"):
+        if op in uri and not uri[op].startswith("/") and uri[op] != "*":
+            r.warn("no path begins so: this never matches", "begin with /", at=("uri", op))
+        if op in method and method[op] != method[op].upper():
+            r.warn("methods are case-sensitive and in upper case: this never matches", at=("method", op))
     if d.get("ignoreUriCase") and "regex" in d.get("uri", {}):
         r.warn(
             "is without effect on a regex, as in Istio", "begin the regex with (?i)", at=("ignoreUriCase",)
@@ -244,7 +253,7 @@ HTTP_REDIRECT: Final = Message(
         "derivePort": Enum(["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"]),
         "scheme": Str(),
         "redirectCode": Int(0, 999),
-        "prefixRewrite": Str(fmt.url_path),
+        "prefixRewrite": Str(fmt.rewritten_path),
     },
     one_of=(("port", "derivePort"), ("uri", "prefixRewrite")),
     rule=_redirect,
@@ -275,7 +284,7 @@ def _rewrite(d: dict[str, Any], r: Reporter) -> None:
 HTTP_REWRITE: Final = Message(
     "HTTPRewrite",
     {
-        "uri": Str(fmt.url_path, empty=False),
+        "uri": Str(fmt.rewritten_path, empty=False),
         "authority": Str(fmt.authority, empty=False),
         "uriRegexRewrite": later(),
     },
@@ -333,6 +342,8 @@ def _route(d: dict[str, Any], r: Reporter) -> None:
         weights = [w.get("weight", 0) for w in forward]
         if len(weights) > 1 and not sum(weights):
             r.add("all weights are 0: no destination would get a request", at=("route",))
+        if sum(weights) > MAX_TOTAL_WEIGHT:
+            r.add(f"the weights add up to more than {MAX_TOTAL_WEIGHT}", at=("route",))
         host = d.get("headers", {}).get("request", {}).get("set", {})
         if "authority" in d.get("rewrite", {}) and any(k.lower() in ("host", ":authority") for k in host):
             r.add("headers.request.set and rewrite.authority both set the host", at=("rewrite", "authority"))

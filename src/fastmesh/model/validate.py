@@ -11,11 +11,13 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from fastmesh.model.fields import NOT_YET, did_you_mean
-from fastmesh.model.index import Index, Rule
+from fastmesh.model.index import Index, Rule, tls_blocks
 from fastmesh.model.problems import Path, Problem
 from fastmesh.model.schema import Key, Resource
 
 MESH = "mesh"
+DEFAULT_BIND = "0.0.0.0"
+"""Where a Gateway's server without `bind` listens."""
 
 
 def validate(
@@ -247,30 +249,25 @@ class _Validator:
                     first = first or r
                 if self.edge:
                     self.edge_tls(r)
+                    if self.index.service(host) is None and "*" not in host and not self.incomplete:
+                        self.add(
+                            r,
+                            ("spec", "host"),
+                            f"no ServiceEntry defines {host}: the rule has no effect",
+                            did_you_mean(r.spec["host"], list(self.index.services)),
+                            warning=True,
+                        )
 
     def edge_tls(self, r: Resource) -> None:
         """ISTIO_MUTUAL needs an identity from a control plane."""
-        places: list[tuple[Path, dict[str, Any]]] = [
-            (("spec", "trafficPolicy"), r.spec.get("trafficPolicy", {}))
-        ]
-        places += [
-            (("spec", "subsets", i, "trafficPolicy"), s.get("trafficPolicy", {}))
-            for i, s in enumerate(r.spec.get("subsets", ()))
-        ]
-        for path, policy in places:
-            blocks = [((*path, "tls"), policy.get("tls", {}))]
-            blocks += [
-                ((*path, "portLevelSettings", i, "tls"), p.get("tls", {}))
-                for i, p in enumerate(policy.get("portLevelSettings", ()))
-            ]
-            for at, tls in blocks:
-                if tls.get("mode") == "ISTIO_MUTUAL":
-                    self.add(
-                        r,
-                        (*at, "mode"),
-                        f"ISTIO_MUTUAL for an edge without a control plane: {NOT_YET}",
-                        "use MUTUAL with files",
-                    )
+        for at, tls in tls_blocks(r):
+            if tls.get("mode") == "ISTIO_MUTUAL":
+                self.add(
+                    r,
+                    (*at, "mode"),
+                    f"ISTIO_MUTUAL for an edge without a control plane: {NOT_YET}",
+                    "use MUTUAL with files",
+                )
 
     # -- Gateway ---------------------------------------------------------------------------------------------
 
@@ -288,7 +285,7 @@ class _Validator:
                     warning=True,
                 )
             for i, s in enumerate(g.spec["servers"]):
-                key = (s.get("bind", ""), s["port"]["number"])
+                key = (s.get("bind", DEFAULT_BIND), s["port"]["number"])
                 first_g, first = ports.setdefault(key, (g, s))
                 if first is not s:
                     self.same_port(g, i, s, first_g, first)

@@ -1,0 +1,142 @@
+"""Every field of Istio's API is known: what is implemented is checked, all else is refused with its path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fastmesh.model.fields import List, Map, Message, Type
+from fastmesh.model.schema import KINDS
+from helpers.resources import VALID, check, put
+
+# The messages of Istio's API (1.31) that are open here, with all their fields.
+API = {
+    "ClientTLSSettings": "mode clientCertificate privateKey caCertificates credentialName "
+    "subjectAltNames sni "
+    "insecureSkipVerify caCrl",
+    "ConnectionPoolSettings": "tcp http",
+    "Destination": "host subset port",
+    "DestinationRule": "host trafficPolicy subsets exportTo workloadSelector",
+    "Gateway": "servers selector",
+    "HTTPBody": "string bytes",
+    "HTTPDirectResponse": "status body",
+    "HTTPMatchRequest": "name uri scheme method authority headers port sourceLabels gateways queryParams "
+    "ignoreUriCase withoutHeaders sourceNamespace statPrefix",
+    "HTTPRedirect": "uri authority port derivePort scheme redirectCode prefixRewrite",
+    "HTTPRetry": "attempts perTryTimeout retryOn retryRemoteLocalities retryIgnorePreviousHosts backoff",
+    "HTTPRewrite": "uri authority uriRegexRewrite",
+    "HTTPRoute": "name match route redirect directResponse delegate rewrite timeout retries fault mirror "
+    "mirrors "
+    "mirrorPercent mirrorPercentage corsPolicy headers",
+    "HTTPRouteDestination": "destination weight headers",
+    "HTTPSettings": "http1MaxPendingRequests http2MaxRequests maxRequestsPerConnection maxRetries "
+    "idleTimeout "
+    "h2UpgradePolicy useClientProtocol maxConcurrentStreams http2KeepAlive",
+    "HeaderOperations": "set add remove",
+    "Headers": "request response",
+    "LoadBalancerSettings": "simple consistentHash localityLbSetting zoneAwareLbSetting "
+    "warmupDurationSecs warmup",
+    "MutualTLS": "mode",
+    "PeerAuthentication": "selector mtls portLevelMtls",
+    "Port": "number protocol name targetPort",
+    "PortSelector": "number",
+    "PortTrafficPolicy": "port loadBalancer connectionPool outlierDetection tls",
+    "Server": "port bind hosts tls defaultEndpoint name",
+    "ServerTLSSettings": "httpsRedirect mode serverCertificate privateKey caCertificates caCrl "
+    "credentialName "
+    "credentialNames caCertCredentialName tlsCertificates subjectAltNames verifyCertificateSpki "
+    "verifyCertificateHash minProtocolVersion maxProtocolVersion cipherSuites insecureSkipVerify",
+    "ServiceEntry": "hosts addresses ports location resolution endpoints workloadSelector exportTo "
+    "subjectAltNames",
+    "ServicePort": "number protocol name targetPort",
+    "StringMatch": "exact prefix regex",
+    "Subset": "name labels trafficPolicy",
+    "TCPSettings": "maxConnections connectTimeout tcpKeepalive maxConnectionDuration idleTimeout",
+    "TrafficPolicy": "loadBalancer connectionPool outlierDetection tls portLevelSettings tunnel "
+    "proxyProtocol "
+    "retryBudget",
+    "VirtualService": "hosts gateways http tls tcp exportTo",
+    "WorkloadEntry": "address ports labels network locality weight serviceAccount",
+}
+# Old names that Istio has removed, and a second spelling that its CRD has.
+BESIDES = {
+    "HTTPRoute": "mirror_percent websocketUpgrade appendHeaders appendRequestHeaders appendResponseHeaders "
+    "removeRequestHeaders removeResponseHeaders",
+    "PortSelector": "name",
+}
+
+
+def messages(type_: Type | None) -> Iterator[Message]:
+    if isinstance(type_, Message):
+        yield type_
+        for field in type_.fields.values():
+            yield from messages(field.type)
+    elif isinstance(type_, List):
+        yield from messages(type_.item)
+    elif isinstance(type_, Map):
+        yield from messages(type_.value)
+
+
+ALL = {m.name: m for _, schema in KINDS.values() for m in messages(schema)}
+
+
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"WorkloadSelector"}))
+def test_the_fields_of_a_message_are_istios(name: str) -> None:
+    assert set(ALL[name].fields) == {*API[name].split(), *BESIDES.get(name, "").split()}
+
+
+def test_no_message_is_missing() -> None:
+    assert API.keys() == ALL.keys() - {"WorkloadSelector"}
+    # there are two of this name
+    service_entry, peer = KINDS["ServiceEntry"][1], KINDS["PeerAuthentication"][1]
+    assert set(inner_fields(service_entry, "workloadSelector")) == {"labels"}
+    assert set(inner_fields(peer, "selector")) == {"matchLabels"}
+
+
+def inner_fields(message: Message, field: str) -> dict[str, Any]:
+    inner = message.fields[field].type
+    assert isinstance(inner, Message)
+    return dict(inner.fields)
+
+
+@pytest.mark.parametrize("kind", VALID)
+def test_the_valid_ones_are(kind: str) -> None:
+    assert check(kind, VALID[kind]()) == []
+
+
+NOT_YET = {
+    "VirtualService": "tls tcp http[0].delegate http[0].fault http[0].mirror http[0].mirrors "
+    "http[0].mirrorPercent "
+    "http[0].mirror_percent http[0].mirrorPercentage http[0].corsPolicy http[0].match[0].sourceLabels "
+    "http[0].match[0].sourceNamespace http[0].match[0].statPrefix",
+    "DestinationRule": "workloadSelector trafficPolicy.outlierDetection trafficPolicy.tunnel "
+    "trafficPolicy.proxyProtocol trafficPolicy.retryBudget trafficPolicy.loadBalancer.consistentHash "
+    "trafficPolicy.loadBalancer.localityLbSetting trafficPolicy.loadBalancer.zoneAwareLbSetting "
+    "trafficPolicy.loadBalancer.warmup trafficPolicy.loadBalancer.warmupDurationSecs "
+    "trafficPolicy.connectionPool.tcp.tcpKeepalive trafficPolicy.connectionPool.tcp.maxConnectionDuration "
+    "trafficPolicy.connectionPool.tcp.idleTimeout trafficPolicy.connectionPool.http.http1MaxPendingRequests "
+    "trafficPolicy.connectionPool.http.http2MaxRequests trafficPolicy.connectionPool.http.maxRetries "
+    "trafficPolicy.connectionPool.http.useClientProtocol "
+    "trafficPolicy.connectionPool.http.maxConcurrentStreams "
+    "trafficPolicy.connectionPool.http.http2KeepAlive trafficPolicy.tls.credentialName "
+    "trafficPolicy.tls.caCrl",
+    "Gateway": "servers[0].defaultEndpoint servers[0].tls.caCrl servers[0].tls.credentialName "
+    "servers[0].tls.credentialNames servers[0].tls.caCertCredentialName servers[0].tls.tlsCertificates "
+    "servers[0].tls.subjectAltNames servers[0].tls.verifyCertificateSpki "
+    "servers[0].tls.verifyCertificateHash "
+    "servers[0].tls.cipherSuites servers[0].tls.insecureSkipVerify",
+    "ServiceEntry": "endpoints[0].network endpoints[0].locality",
+    "WorkloadEntry": "network locality",
+}
+
+
+@pytest.mark.parametrize(("kind", "path"), [(k, p) for k, paths in NOT_YET.items() for p in paths.split()])
+@pytest.mark.parametrize("value", [{}, [], None, "x", 0, False], ids=repr)
+def test_a_field_that_is_not_implemented_is_refused_whatever_it_says(
+    kind: str, path: str, value: Any
+) -> None:
+    spec = VALID[kind]()
+    put(spec, path, value)
+    assert check(kind, spec) == [f"spec.{path}: not implemented yet"]
