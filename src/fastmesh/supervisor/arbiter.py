@@ -7,7 +7,8 @@ means, and imports nothing heavy: what is loaded here is in every process of eve
     TERM  drain: no new connections, finish what is in flight (at most drain_time), leave with 0; INT too
     TERM  once more: leave now
     USR1  reopen the access log
-Exit statuses: 0 asked to leave, 1 cannot start, 2 wrong usage or config, 3 workers crash again and again.
+Exit statuses: 0 asked to leave, 1 cannot start, 2 wrong usage or config, 3 workers crash again and again, 5
+the control plane refuses this sidecar and there is nothing to serve.
 """
 
 from __future__ import annotations
@@ -43,8 +44,11 @@ AGENT_BACKOFF, AGENT_BACKOFF_MAX, AGENT_GOOD_SECONDS = 0.1, 5.0, 30.0
 GOODBYE_SECONDS = 1.0
 # The agent's last words (log records, goodbye) after the last worker is gone.
 AGENT_STOP_SECONDS = 3.0
+# Workers are forked when the first config is published: until then connections queue instead of getting an
+# error. A sidecar that gets none for this long begins to refuse.
+FIRST_CONFIG_SECONDS = 1.0
 # While something is starting the arbiter looks this often.
-START_POLL_SECONDS = 0.02
+START_POLL_SECONDS, START_POLL_MAX = 0.02, 0.5
 
 SERVING, SAYING_GOODBYE, DRAINING, STOPPING = range(4)
 
@@ -93,6 +97,7 @@ class Arbiter:
         self._next: Crew | None = None  # started by a reload, takes over when it serves
         self._leaving: list[Crew] = []
         self._look_at = 0.0
+        self._workers_due = 0.0  # when to fork the first workers without a config; 0: they have been
         self._announced = False
 
     # --- start
@@ -125,7 +130,7 @@ class Arbiter:
         gc.freeze()  # what is there now is never looked at again: children keep sharing its pages
         gc.disable()
         self._start_agent()
-        self.crew.start()
+        self._workers_due = time.monotonic() + FIRST_CONFIG_SECONDS
 
     def _first_listeners(self) -> Listeners:
         if self.spec["role"] == "sidecar":
@@ -241,6 +246,9 @@ class Arbiter:
                 self._rejected(int(values[0]), str(values[1]))
             elif kind == "goodbye":
                 self._goodbye_deadline = 0.0
+            elif kind == "fatal":
+                self.log.error(str(values[1]))
+                self._abandon(int(values[0]))
             elif kind == "drain":
                 self._leave("the admin endpoint")
 
@@ -271,8 +279,11 @@ class Arbiter:
 
     def _timeout(self) -> float:
         now = time.monotonic()
-        if self._next is not None or not self._announced:
+        if self._next is not None:
             return START_POLL_SECONDS
+        if not self._announced:
+            # A sidecar may wait for its control plane for hours.
+            return min(START_POLL_MAX, max(START_POLL_SECONDS, (now - self._agent_born) / 20))
         times = [self._look_at]
         times += [due for crew in self._crews() if (due := crew.next_due()) is not None]
         if not self._agent and self.phase == SERVING:
@@ -320,6 +331,13 @@ class Arbiter:
     def _advance(self, now: float) -> None:
         """Steps that wait for what workers or the agent have done."""
         self._leaving = [crew for crew in self._leaving if crew.pids()]
+        if (
+            self._workers_due
+            and (self.segment.generation or self._workers_due <= now)
+            and self.phase == SERVING
+        ):
+            self._workers_due = 0.0
+            self.crew.start()
         if self._next is not None and self._next.serving():
             self._take_over(self._next)
         if not self._announced and self.crew.serving():
@@ -383,6 +401,9 @@ class Arbiter:
         self._next.start()
 
     def _rejected(self, serial: int, reason: str) -> None:
+        if serial == 0 and self._workers_due:
+            self.log.error(f"{self.spec['file']} cannot be served: {reason}")
+            self._abandon(EXIT_CONFIG)
         if self._candidate is None or serial != self._serial:
             return
         compiled, sets = self._candidate

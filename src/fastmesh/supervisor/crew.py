@@ -71,12 +71,14 @@ class Crew:
         self.first = first
         self.log = log
         self.leaving = False
+        self._started = False
         self._run_worker = run_worker
         self._options = options
         self._in_child = in_child
         self.slots = [Slot(first + number, number) for number in range(len(sets.fds))]
 
     def start(self) -> None:
+        self._started = True
         for slot in self.slots:
             self._fork(slot)
 
@@ -84,10 +86,12 @@ class Crew:
         return [slot.pid for slot in self.slots if slot.pid]
 
     def serving(self) -> bool:
-        """All workers accept connections."""
-        return all(
-            slot.pid and self.segment.worker(slot.row)["state"] == STATE_SERVING for slot in self.slots
-        )
+        """All workers accept connections and have a config."""
+        return all(slot.pid and self._serves(slot.row) for slot in self.slots)
+
+    def _serves(self, row: int) -> bool:
+        worker = self.segment.worker(row)
+        return bool(worker["state"] == STATE_SERVING and worker["seen_gen"])
 
     def ended(self, pid: int, status: int) -> bool:
         """A child of the arbiter has ended: if it is one of these, note it and plan its replacement."""
@@ -121,12 +125,16 @@ class Crew:
 
     def next_due(self) -> float | None:
         """When `tend` has something to do (monotonic), None: nothing planned."""
+        if not self._started:
+            return None
         times = [slot.due for slot in self.slots if not slot.pid and not self.leaving]
         times += [slot.deadline for slot in self.slots if slot.pid and slot.deadline]
         return min(times, default=None)
 
     def tend(self) -> None:
         """Fork what is due, kill what is overdue."""
+        if not self._started:
+            return
         now = time.monotonic()
         for slot in self.slots:
             if not slot.pid:

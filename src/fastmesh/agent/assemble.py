@@ -1,0 +1,157 @@
+"""A sidecar's config out of what the control plane distributes: listeners and inbound side are its own,
+routes and clusters come from the services' fragments.
+
+Pure: state in, config out; owns nothing. A fragment that cannot be used is left out and named, the others
+serve.
+"""
+
+from __future__ import annotations
+
+from fastmesh.agent.dns import is_ip
+from fastmesh.compile.fragment import localize
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastmesh.compile.fragment import Fragment
+    from fastmesh.model.ir import Cluster, Config, Listener, TlsContext, VirtualHost
+    from fastmesh.supervisor.spec import SidecarSpec
+
+    Fragments = dict[str, Fragment]  # by topic
+
+CLIENT, SERVER = "identity", "identity-server"
+ALPN = ["http/1.1"]
+# Certificates that a DestinationRule names on this machine: a bundle of all public roots takes 220 KB.
+MAX_PEM = 1 << 20
+
+
+class Problem(Exception):
+    """Why one fragment cannot be served."""
+
+
+def read_pem(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            pem = file.read(MAX_PEM + 1)
+    except OSError as error:
+        raise Problem(f"{path}: {error.strerror}") from None
+    if len(pem) > MAX_PEM or b"-----BEGIN" not in pem:
+        raise Problem(f"{path}: not a PEM file")
+    return pem
+
+
+def identity_contexts(key: bytes, chain: bytes, roots: bytes, trust_domain: str) -> list[TlsContext]:
+    """The TLS contexts of the mesh: one to call with, one to be called at."""
+    own: dict[str, Any] = {
+        "cert": chain,
+        "key": key,
+        "ca": roots,
+        "verify": True,
+        "alpn": ALPN,
+        "trust_domain": trust_domain,
+    }
+    client: Any = {"name": CLIENT, "server": False, **own}
+    server: Any = {"name": SERVER, "server": True, **own}
+    return [client, server]
+
+
+def listeners(spec: SidecarSpec, mtls: str) -> list[Listener]:
+    inbound, outbound = spec["inbound"], spec["outbound"]
+    made: Listener = {
+        "name": "inbound",
+        "kind": "inbound",
+        "address": inbound[0],
+        "port": inbound[1],
+        "table": "inbound",
+    }
+    if mtls == "permissive":
+        made.update({"tls_mode": "permissive", "tls": [SERVER]})
+    elif mtls != "disable":
+        made.update({"tls_mode": "strict", "tls": [SERVER]})
+    return [
+        made,
+        {
+            "name": "outbound",
+            "kind": "outbound",
+            "address": outbound[0],
+            "port": outbound[1],
+            "table": "outbound",
+        },
+    ]
+
+
+def inbound_side(spec: SidecarSpec) -> tuple[VirtualHost, Cluster]:
+    """Whatever arrives is the application's."""
+    host, port = spec["app"]
+    name = f"inbound|{port}||"
+    cluster: Cluster = {
+        "name": name,
+        "service": f"{spec['service']}.{spec['namespace']}.svc.cluster.local",
+        "namespace": spec["namespace"],
+        "endpoints": [{"address": host, "port": port}],
+    }
+    if not is_ip(host):
+        cluster["dns"] = True
+    return {"name": name, "domains": ["*"], "routes": [{"dests": [{"cluster": name, "weight": 1}]}]}, cluster
+
+
+def fragment_contexts(fragment: Fragment) -> list[TlsContext]:
+    """The contexts of DestinationRules, their files read; Problem."""
+    made = []
+    for context in fragment["tls"]:
+        kept = {key: value for key, value in context.items() if not key.endswith("_file")}
+        for part in ("cert", "key", "ca"):
+            if path := context.get(f"{part}_file"):
+                kept[part] = read_pem(path)
+        made.append(kept)
+    return made  # type: ignore[return-value]
+
+
+def outbound_side(
+    fragments: Fragments, namespace: str, problems: dict[str, str]
+) -> tuple[list[VirtualHost], dict[str, Cluster], dict[str, TlsContext]]:
+    """Virtual hosts, clusters and contexts of all fragments. Where two bring the same cluster, the one of the
+    service itself counts: the other may be older. A domain belongs to the first that has it."""
+    hosts: list[VirtualHost] = []
+    clusters: dict[str, Cluster] = {}
+    contexts: dict[str, TlsContext] = {}
+    taken: set[str] = set()
+    for topic in sorted(fragments):
+        fragment = fragments[topic]
+        try:
+            own = fragment_contexts(fragment)
+        except Problem as problem:
+            problems[topic] = str(problem)
+            continue
+        contexts.update({context["name"]: context for context in own})
+        for cluster in fragment["clusters"]:
+            if cluster.get("service") == fragment["host"] or cluster["name"] not in clusters:
+                clusters[cluster["name"]] = cluster
+        for host in localize(fragment, namespace):
+            domains = [domain for domain in host["domains"] if domain not in taken]
+            if domains:
+                taken.update(domains)
+                hosts.append({**host, "domains": domains})
+    return hosts, clusters, contexts
+
+
+def assemble(
+    node_id: str, spec: SidecarSpec, mtls: str, fragments: Fragments, identity: list[TlsContext]
+) -> tuple[Config, dict[str, str]]:
+    """(the config, topic -> why it is left out)."""
+    problems: dict[str, str] = {}
+    hosts, clusters, contexts = outbound_side(fragments, spec["namespace"], problems)
+    inbound, app = inbound_side(spec)
+    config: Config = {
+        "node_id": node_id,
+        "cluster": spec["service"],
+        "listeners": listeners(spec, mtls),
+        "tables": [
+            {"name": "inbound", "virtual_hosts": [inbound]},
+            {"name": "outbound", "virtual_hosts": hosts},
+        ],
+        "clusters": [app, *(clusters[name] for name in sorted(clusters))],
+        "tls": [*identity, *(contexts[name] for name in sorted(contexts))],
+    }
+    return config, problems

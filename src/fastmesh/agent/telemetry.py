@@ -1,0 +1,305 @@
+"""/metrics: Istio's standard metrics by their names and labels, and fastmesh's own.
+
+Reads shared memory and the agent's parts when it is asked; owns nothing. What the application took and what
+this hop added are two histograms, so that neither is blamed for the other.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from fastmesh._core.shm.segment import (
+    BYTES_BOUNDS,
+    DIRECTION_NAMES,
+    DURATION_BOUNDS_MS,
+    HOP_BOUNDS_US,
+    PROTOCOL_NAMES,
+    SECURITY_NAMES,
+    STATE_NAMES,
+)
+from fastmesh.agent.accesslog import flag_letters
+from fastmesh.agent.names import UNKNOWN, peer_parts, service_parts
+from fastmesh.agent.prometheus import Exposition, labels_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastmesh.agent.main import Agent
+
+    Hist = list[int]
+
+COUNTERS = {
+    "cx_total": "Downstream connections accepted.",
+    "cx_closed": "Downstream connections closed.",
+    "cx_overflow": "Downstream connections refused at the worker's cap.",
+    "rq_total": "Request heads read.",
+    "rq_done": "Requests finished.",
+    "rq_bad": "Requests refused by the parser.",
+    "rq_no_route": "Requests without a route (NR).",
+    "rq_no_cluster": "Requests whose cluster does not exist (NC).",
+    "rq_no_healthy": "Requests without a healthy endpoint (UH).",
+    "rq_overload": "Requests refused for lack of memory (OM).",
+    "rq_timeout": "Requests that ran into their timeout (UT).",
+    "rq_retry_reused": "Requests repeated because the reused connection was closed already.",
+    "rq_retry": "Requests retried.",
+    "rq_direct": "Direct responses and redirects.",
+    "rq_dc": "Requests whose client left before the end (DC).",
+    "rq_upstream_reset": "Requests that the upstream reset (UC, UR).",
+    "rq_upstream_protocol": "Requests answered with garbage (UPE).",
+    "rq_upstream_truncated": "Answers that ended in the middle of their body.",
+    "rq_head_timeout": "Request heads that took too long.",
+    "rq_upgrade": "Connections upgraded to tunnels.",
+    "up_cx_total": "Upstream connections dialled.",
+    "up_cx_reused": "Requests sent on a kept upstream connection.",
+    "up_cx_fail": "Upstream connections that failed (UF).",
+    "up_cx_timeout": "Upstream connections not made in time.",
+    "up_cx_idle_closed": "Idle upstream connections closed by the upstream.",
+    "up_cx_idle_timeout": "Idle upstream connections closed here.",
+    "tls_accept": "TLS handshakes with clients.",
+    "tls_accept_fail": "TLS handshakes with clients that failed.",
+    "tls_accept_resumed": "TLS handshakes with clients that resumed a session.",
+    "tls_connect": "TLS handshakes with upstreams.",
+    "tls_connect_fail": "TLS handshakes with upstreams that failed.",
+    "tls_connect_resumed": "TLS handshakes with upstreams that resumed a session.",
+    "tls_peer_cert": "Peer certificates refused.",
+    "tls_peer_identity": "Peers whose SPIFFE ID is not one expected.",
+    "tls_plaintext_refused": "Plaintext connections refused by a STRICT listener.",
+    "bytes_rx": "Bytes read from clients.",
+    "bytes_tx": "Bytes written to clients.",
+    "up_bytes_rx": "Bytes read from upstreams.",
+    "up_bytes_tx": "Bytes written to upstreams.",
+    "log_dropped": "Access-log records dropped because the ring was full.",
+    "series_overflow": "Requests counted into the overflow series.",
+    "snap_switch": "Config generations taken up.",
+    "snap_refused": "Config generations that could not be used.",
+    "pauses": "Reads paused by back-pressure.",
+    "pool_full": "Allocations refused at a cap.",
+}
+# What a series stands for that found no slot of its own: the label says so instead of naming somebody.
+OVERFLOW = "overflow"
+
+
+def counter_name(name: str) -> str:
+    return f"fastmesh_{name}" if name.endswith("_total") else f"fastmesh_{name}_total"
+
+
+def series_labels(agent: Agent, series: dict[str, Any]) -> dict[str, str]:
+    """Istio's standard labels of one series."""
+    direction = DIRECTION_NAMES[series["direction"]]
+    inbound = direction == "inbound"
+    cluster = agent.names.cluster(series["cluster"])
+    endpoint = agent.names.endpoint(series["endpoint"])
+    peer = series["peer"] or UNKNOWN
+    peer_namespace, peer_account = peer_parts(peer)
+    own = agent.workload
+    if inbound:
+        service, namespace = own["service"] or UNKNOWN, own["namespace"]
+        source = workload(peer_account, peer_namespace, "", peer)
+        destination = workload(own["service"], namespace, own["version"], own["principal"])
+        name = service
+        service = f"{service}.{namespace}.svc.cluster.local" if own["service"] else UNKNOWN
+    else:
+        service = cluster.get("service", "") or UNKNOWN
+        name, namespace = service_parts(service, cluster.get("namespace", "") or UNKNOWN)
+        source = workload(own["service"], own["namespace"], own["version"], own["principal"])
+        destination = workload(
+            endpoint.get("workload") or peer_account,
+            endpoint.get("namespace") or peer_namespace,
+            endpoint.get("version", ""),
+            peer,
+            name,
+        )
+    labels = {"reporter": "destination" if inbound else "source"}
+    for side, values in (("source", source), ("destination", destination)):
+        labels.update({f"{side}_{key}": value for key, value in values.items()})
+    labels.update(
+        {
+            "destination_service": service,
+            "destination_service_name": name,
+            "destination_service_namespace": namespace or UNKNOWN,
+            "request_protocol": PROTOCOL_NAMES[series["protocol"]],
+            "response_code": str(series["status"]),
+            "grpc_response_status": "",
+            "response_flags": flag_letters(series["flags"]) or "-",
+            # The client's side cannot vouch for what the server enforces: Istio's own proxies say "unknown"
+            # there.
+            "connection_security_policy": SECURITY_NAMES[series["security"]] if inbound else UNKNOWN,
+        }
+    )
+    if series["overflow"]:
+        labels.update({"destination_service": OVERFLOW, "destination_service_name": OVERFLOW})
+    return labels
+
+
+def workload(name: str, namespace: str, version: str, principal: str, service: str = "") -> dict[str, str]:
+    """The labels of one side."""
+    return {
+        "workload": name or UNKNOWN,
+        "workload_namespace": namespace or UNKNOWN,
+        "principal": principal or UNKNOWN,
+        "app": service or name or UNKNOWN,
+        "version": version or UNKNOWN,
+        "canonical_service": service or name or UNKNOWN,
+        "canonical_revision": version or "latest",
+        "cluster": UNKNOWN,
+    }
+
+
+def add(total: Hist | None, more: Hist) -> Hist:
+    return more if total is None else [a + b for a, b in zip(total, more, strict=True)]
+
+
+def istio(agent: Agent, out: Exposition) -> None:
+    """The request metrics. Series that differ in what is no label of Istio's are added up."""
+    requests: dict[str, int] = {}
+    standard: dict[str, dict[str, Hist]] = {"duration": {}, "rx_bytes": {}, "tx_bytes": {}}
+    own: dict[str, dict[str, Hist]] = {"upstream": {}, "hop": {}}
+    for series in agent.segment.series():
+        labels = series_labels(agent, series)
+        text = labels_text(labels)
+        requests[text] = requests.get(text, 0) + series["count"]
+        for name, table in standard.items():
+            table[text] = add(table.get(text), series[name])
+        # What one hop adds does not depend on who calls: few labels, so that quantiles can be read off.
+        few = labels_text({key: labels[key] for key in ("reporter", "destination_service")})
+        for name, table in own.items():
+            table[few] = add(table.get(few), series[name])
+    out.family("istio_requests_total", "counter", "Requests handled by this proxy.")
+    for text, count in requests.items():
+        out.sample(count, text)
+    for name, key, bounds, scale, about in (
+        (
+            "istio_request_duration_milliseconds",
+            "duration",
+            DURATION_BOUNDS_MS,
+            1000,
+            "Duration of requests.",
+        ),
+        ("istio_request_bytes", "rx_bytes", BYTES_BOUNDS, 1, "Size of requests."),
+        ("istio_response_bytes", "tx_bytes", BYTES_BOUNDS, 1, "Size of responses."),
+    ):
+        histograms(out, name, about, bounds, scale, standard[key])
+    for name, key, bounds, scale, about in (
+        (
+            "fastmesh_upstream_duration_milliseconds",
+            "upstream",
+            DURATION_BOUNDS_MS,
+            1000,
+            "From the request sent to the first byte of the answer: the time of the application behind.",
+        ),
+        (
+            "fastmesh_hop_duration_microseconds",
+            "hop",
+            HOP_BOUNDS_US,
+            1,
+            "What this proxy added to a request.",
+        ),
+    ):
+        histograms(out, name, about, bounds, scale, own[key])
+
+
+def histograms(
+    out: Exposition, name: str, about: str, bounds: tuple[float, ...], scale: int, table: dict[str, Hist]
+) -> None:
+    out.family(name, "histogram", about)
+    for labels, (total, *bins) in table.items():
+        out.histogram(bounds, bins, total / scale if scale > 1 else total, labels)
+
+
+def workers(agent: Agent, out: Exposition) -> None:
+    """Gauges of each worker that is there."""
+    rows = [(row, agent.segment.worker(row)) for row in range(len(agent.segment.wake_fds))]
+    here = [(labels_text({"worker": str(row)}), worker) for row, worker in rows if worker["pid"]]
+    for name, key, about in (
+        ("connections", "connections", "Downstream connections open."),
+        ("requests_active", "active", "Requests in flight."),
+        ("upstream_connections", "upstreams", "Upstream connections open."),
+        ("memory_bytes", "mem_bytes", "Bytes held by pools and buffers."),
+        ("generation", "seen_gen", "Config generation in use."),
+    ):
+        out.family(f"fastmesh_worker_{name}", "gauge", about)
+        for labels, worker in here:
+            out.sample(worker[key], labels)
+    out.family("fastmesh_worker_state", "gauge", "1 for the state that the worker is in.")
+    for labels, worker in here:
+        out.sample(1, f'{labels},state="{STATE_NAMES[worker["state"]]}"')
+    out.family("fastmesh_worker_starts_total", "counter", "Processes that were started for this worker.")
+    for row, worker in rows:
+        if worker["epoch"]:
+            out.sample(worker["epoch"], labels_text({"worker": str(row)}))
+
+
+def agent_metrics(agent: Agent, out: Exposition) -> None:
+    """What the agent itself knows."""
+    from fastmesh import __version__
+
+    out.family("fastmesh_build_info", "gauge", "Always 1; the version is in the label.")
+    out.sample(1, labels_text({"version": __version__, "node": agent.spec["node_id"]}))
+    out.gauge("fastmesh_agent_uptime_seconds", "Since the agent's process was started.", agent.uptime())
+    out.gauge("fastmesh_ready", "1 when every worker serves a config.", 0 if agent.not_ready() else 1)
+    publisher = agent.publisher
+    out.gauge("fastmesh_config_generation", "Config generation that is published.", publisher.generation)
+    out.counter("fastmesh_config_published_total", "Configs published by this agent.", publisher.published)
+    out.counter("fastmesh_config_rejected_total", "Configs that could not be used.", publisher.rejected)
+    if agent.access_log is not None:
+        out.counter("fastmesh_access_log_lines_total", "Access-log lines written.", agent.access_log.written)
+        out.counter(
+            "fastmesh_access_log_lines_dropped_total",
+            "Lines that could not be written.",
+            agent.access_log.dropped,
+        )
+    certificates = agent.certificates()
+    out.family(
+        "fastmesh_certificate_expiration_timestamp_seconds",
+        "gauge",
+        "When a certificate in use ends (Unix time).",
+    )
+    for each in certificates:
+        out.sample(
+            each["not_after"],
+            labels_text({"context": each["context"], "subject": each["subject"] or each["serial"]}),
+        )
+    for name, about, kind, value in agent.extra_metrics():
+        if kind == "counter":
+            out.counter(name, about, value)
+        else:
+            out.gauge(name, about, value)
+
+
+def memory(agent: Agent, out: Exposition) -> None:
+    """The proportional share of memory of each process; what cannot be read is left out."""
+    pids = {"arbiter": os.getppid(), "agent": os.getpid()}
+    for row in range(len(agent.segment.wake_fds)):
+        if pid := agent.segment.worker(row)["pid"]:
+            pids[f"worker-{row}"] = pid
+    found = {name: size for name, pid in pids.items() if (size := pss_bytes(pid)) is not None}
+    out.family("fastmesh_process_pss_bytes", "gauge", "Proportional set size of each process of this proxy.")
+    for name, size in found.items():
+        out.sample(size, labels_text({"process": name}))
+
+
+def pss_bytes(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            for line in file:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def metrics(agent: Agent) -> str:
+    """The whole scrape."""
+    began = time.monotonic()
+    out = Exposition()
+    istio(agent, out)
+    for name, value in agent.segment.counters().items():
+        out.counter(counter_name(name), COUNTERS.get(name, "See shm/stats.pxd."), value)
+    workers(agent, out)
+    agent_metrics(agent, out)
+    memory(agent, out)
+    out.gauge("fastmesh_scrape_seconds", "What this scrape took.", time.monotonic() - began)
+    return out.text()
