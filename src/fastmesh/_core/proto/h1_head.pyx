@@ -131,8 +131,9 @@ cdef bint h1_worth_parsing(const char *p, uint32_t n, uint32_t last) noexcept no
     # still in the first line: parse, so that a bad or too long target is refused at once
     if memchr(p, LF, last) == NULL:
         return True
-    # a CR just before `last` may be a bare one now; a CR or LF in the new bytes ends the scan like a control does
-    return b[last - 1] == CR or fm_scan_value(b + last, b + n) != b + n
+    # A CR just before `last` may be a bare one now, and the first byte of a line tells obs-fold; a CR or LF in the new bytes ends
+    # the scan like a control does.
+    return b[last - 1] == CR or b[last - 1] == LF or fm_scan_value(b + last, b + n) != b + n
 
 
 # --- fields that decide framing or the connection ---------------------------------------------------------------------

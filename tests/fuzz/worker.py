@@ -1,0 +1,27 @@
+"""One fuzz target under libFuzzer (atheris), started by run.py: `worker.py TARGET PROGRAM [options] CORPUS...`.
+
+atheris itself must be there; the instrumented modules (instrument.py) come first on the path.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+from shim import h1_fuzz
+
+
+def main() -> None:
+    target = sys.argv[1]
+    assert target in h1_fuzz.TARGETS
+
+    def one(data: bytes) -> None:
+        h1_fuzz.run(target, data)
+
+    atheris.Setup(sys.argv[2:], one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
