@@ -39,7 +39,7 @@ asan: ## unit tests of the data plane under AddressSanitizer and UBSan (a build 
 	@$(PY) tools/asan.py $(PYTEST_ARGS)
 
 fuzz: ## run the fuzz targets for FUZZ_SECONDS (60)
-	@tools/build --shims
+	@tools/build --shims --fuzz
 	@PYTHONPATH=src:control:tests $(PY) tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 clean: ## remove what was built (not .venv)

@@ -1,4 +1,4 @@
-"""One fuzz target under libFuzzer (atheris), started by run.py: `worker.py TARGET PROGRAM [options] CORPUS...`.
+"""One fuzz target under libFuzzer (atheris), started by run.py: `worker.py TARGET PROGRAM [options] CORPUS`.
 
 atheris itself must be there; the instrumented modules (instrument.py) come first on the path.
 """
