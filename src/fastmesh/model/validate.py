@@ -163,7 +163,7 @@ class _Validator:
                 self.add(vs, (*path, "port", "number"), f"{host} has no port {number}", f"its ports: {ports}")
             elif number is None and len(service.ports) > 1:
                 missing = [p for p in self.listener_ports(refs) if p not in service.ports]
-                if missing or (MESH in [ref for ref, _ in refs] and self.edge):
+                if missing:
                     self.add(
                         vs,
                         path,
