@@ -124,7 +124,13 @@ def mutual_inner(port: int, host: str, certs: Certs) -> str:
     text = _s_client(port, host, *_peer_args(certs), *ours)
     if "HTTP/1.1 200" not in text and "ALPN protocol: h2" not in text:
         raise CheckFailed(f"the inner proxy refuses a good client certificate: {_tls_facts(text)}")
-    if "HTTP/1.1 200" in _s_client(port, host, *_peer_args(certs)):
+    refuses_strangers(port, host)
+    return _tls_facts(text)
+
+
+def refuses_strangers(port: int, host: str) -> None:
+    """No answer without a client certificate, and none without TLS."""
+    if "HTTP/1.1 200" in _s_client(port, host, "-tls1_3"):
         raise CheckFailed("the inner proxy serves without a client certificate")
     try:
         if " 200" in get(port, "/", host).status_line:
@@ -134,7 +140,6 @@ def mutual_inner(port: int, host: str, certs: Certs) -> str:
     except CheckFailed as refused:
         if "serves" in str(refused):
             raise
-    return _tls_facts(text)
 
 
 Made = TypeVar("Made")

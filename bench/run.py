@@ -19,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 
 from bench import build, certs, check, compare, load, machine, peers, procs
-from bench.scenarios import SCENARIOS, Bench, Row, Settings, direct, measure
+from bench.mesh import Sidecar
+from bench.scenarios import ALONE, SCENARIOS, Bench, Row, Settings, direct, measure
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FORMAT = 1  # of the result file
@@ -83,12 +84,13 @@ def _rounds(bench: Bench, args: argparse.Namespace, rounds: int) -> list[Row]:
             if scenario == "rate":
                 rows.append(direct(bench, number))
             for peer in order:
-                if scenario == "routes" and peer.name != "fastmesh":
+                if scenario in ALONE and peer.name != "fastmesh":
                     continue
+                measured = Sidecar(args.fastmesh) if scenario == "sidecar" else peer
                 for name, function in SCENARIOS[scenario].items():
-                    row = measure(bench, name, function, peer, number)
+                    row = measure(bench, name, function, measured, number)
                     rows.append(row)
-                    _say(f"round {number}/{rounds}  {name:<10} {peer.name:<9} {_row_line(row)}")
+                    _say(f"round {number}/{rounds}  {name:<10} {measured.name:<9} {_row_line(row)}")
     return rows
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from bench import check, load, machine, procs
 from bench.certs import SERVER_NAME, Certs
+from bench.compare import DISTURBED_PERCENT
+from bench.mesh import CLIENT, SERVER, Mesh, Sidecar, mesh
 from bench.peers import Fastmesh, Hop, Peer, Site
 from bench.peers.fastmesh import Routes
 
 READY_SECONDS = 20.0
 ROUTES_READY_SECONDS = 120.0  # compiling 10,000 routes from YAML is not what is measured
-DISTURBED_PERCENT = 5.0  # others' share of a core (or stolen from it) above which a row is measured again
 
 
 @dataclass(frozen=True)
@@ -252,6 +253,56 @@ def memory(bench: Bench, peer: Peer, row: Row) -> None:
         row.figures["idle_bytes"] = held * 1024 / settings.idle_connections
 
 
+@contextmanager
+def _mesh(bench: Bench, peer: Peer) -> Iterator[Mesh]:
+    assert isinstance(peer, Sidecar)
+    bench.starts += 1
+    directory, settings = bench.directory / f"{bench.starts:04d}-mesh", bench.settings
+    with mesh(peer, directory, bench.backend, settings.proxy_core, settings.load_core) as made:
+        yield made
+
+
+def sidecar_pair(bench: Bench, peer: Peer, row: Row) -> None:
+    """The pair again, with policy, endpoints and certificates from a control plane."""
+    settings, running = bench.settings, procs.Running(0)
+    with _mesh(bench, peer) as made:
+        try:
+            running.inner_port, _, _ = made.sidecar(running, SERVER)
+            _, running.port, _ = made.sidecar(running, CLIENT)
+            port, host = running.port, peer.host()
+            check.until(lambda: check.plain(port, "/", host), READY_SECONDS, running.dead)
+            check.refuses_strangers(running.inner_port, host)
+            procs.settle(running.pids())
+            target = bench.target(running, peer)
+            load.closed(target, settings.warm, settings.connections)
+            result, cpu = bench.window(
+                row, running, lambda: load.wrk(target, settings.seconds, settings.connections)
+            )
+            row.figures["cpu_us"] = cpu / result.answered
+            row.figures["per_second"] = result.per_second
+            row.figures.update(result.latency)
+        finally:
+            running.stop()
+
+
+def sidecar_memory(bench: Bench, peer: Peer, row: Row) -> None:
+    """An idle member of a mesh. The control plane is stopped first: it shares Python's pages with the sidecar
+    and PSS would divide them."""
+    running = procs.Running(0)
+    with _mesh(bench, peer) as made:
+        try:
+            made.sidecar(running, SERVER)
+            procs.settle(running.pids())
+            made.control.stop()
+            procs.settle(running.pids())
+            row.figures["pss_mb"] = procs.tree_pss_kib(running.pids()) * 1024 / 1e6
+            row.figures["processes"] = len(running.pids())
+            if ended := running.dead():
+                raise check.CheckFailed(f"the sidecar did not outlive its control plane: {ended}")
+        finally:
+            running.stop()
+
+
 ROUTES_SMALL, ROUTES_LARGE = Routes(1, 1), Routes(1000, 10)
 ROUTES_WINDOWS = 4
 
@@ -289,7 +340,10 @@ SCENARIOS: dict[str, dict[str, Scenario]] = {
     "handshake": {"handshake": handshake},
     "memory": {"memory": memory},
     "routes": {"routes": routes},
+    "sidecar": {"pair": sidecar_pair, "memory": sidecar_memory},
 }
+# Scenarios that measure one proxy alone.
+ALONE = {"routes": "fastmesh", "sidecar": "sidecar"}
 
 
 def measure(bench: Bench, name: str, scenario: Scenario, peer: Peer, round_number: int) -> Row:
