@@ -7,6 +7,8 @@ PY := .venv/bin/python
 # Arguments for pytest, e.g. make test PYTEST_ARGS="-x tests/unit/proto"
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60
+# Arguments for the bench, e.g. make bench BENCH_ARGS="--quick"
+BENCH_ARGS ?=
 
 .PHONY: help build test lint demo bench asan fuzz clean distclean
 
@@ -32,7 +34,7 @@ demo: ## the mesh in one minute: real processes, mTLS, a live canary
 bench: ## speed and memory beside Envoy, HAProxy and nginx in the same run
 	@tools/bench-peers
 	@tools/build --bench
-	@$(PY) -m bench
+	@$(PY) -m bench $(BENCH_ARGS)
 
 asan: ## unit tests of the data plane under AddressSanitizer and UBSan (a build tree of its own)
 	@tools/build
