@@ -25,8 +25,9 @@ from starlette.routing import Route
 from fastmesh import __version__
 from fastmesh.model.index import full_name
 from fastmesh.model.load import load_text
-from fastmesh.model.problems import ConfigError, errors_of, warnings_of
+from fastmesh.model.problems import ConfigError, Problem, errors_of, warnings_of
 from fastmesh.model.schema import KINDS
+from fastmesh.model.schema import Resource as Parsed
 from fastmesh_control import tokens
 from fastmesh_control.ca import Authority, Refused
 from fastmesh_control.mesh import Applied, Mesh
@@ -141,20 +142,24 @@ class Api:
     async def apply(self, request: Request) -> Response:
         """All objects of a YAML or JSON body, or none. ?dry_run=true checks and compiles, and changes
         nothing."""
-        body = await _body(request)
         namespace = request.query_params.get("namespace", "default")
-        loaded = load_text(body, request.query_params.get("name", "<stdin>"), namespace)
-        if errors_of(loaded.problems):
-            raise ConfigError(loaded.problems)
+        problems: list[Problem] = []
+        resources: list[Parsed] = []
+        for name, text in _files(request, await _body(request)):
+            loaded = load_text(text, name, namespace)
+            problems += loaded.problems
+            resources += loaded.resources
+        if errors_of(problems):
+            raise ConfigError(problems)
         seen: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for found in loaded.resources:
+        for found in resources:
             if found.key in seen:
                 return _error(422, "the same object is given twice: {} {}/{}".format(*found.key))
             seen[found.key] = _document(found.raw, found.namespace)
         if not seen:
             return _error(400, "no objects were given")
         done = self._mesh.apply(seen.items(), request.query_params.get("dry_run") == "true")
-        notes = [str(p) for p in warnings_of(loaded.problems)] + done.warnings
+        notes = [str(p) for p in warnings_of(problems)] + done.warnings
         return JSONResponse(_applied(done, notes))
 
     async def resources(self, request: Request) -> Response:
@@ -185,7 +190,15 @@ class Api:
         version = int(_number(request, "version", self._mesh.version))
         timeout = min(_number(request, "timeout", 30.0), MAX_WAIT)
         late, refused = await self._server.wait_applied(version, timeout)
-        return JSONResponse({"done": not late, "version": version, "late": late, "refused": refused})
+        return JSONResponse(
+            {
+                "done": not late,
+                "version": version,
+                "late": late,
+                "refused": refused,
+                "proxies": len(self._server.registry.by_instance),
+            }
+        )
 
     # -- services and tokens
 
@@ -293,6 +306,7 @@ class Api:
             "cert_expires": s.cert_expires,
             "topics": len(s.applied),
             "late": late,
+            "version": max(s.applied.values(), default=0) if late else self._mesh.version,
             "applied": s.applied,
             "refused": {t: {"version": v, "reason": reason} for t, (v, reason) in s.refused.items()},
             "status": s.status,
@@ -339,6 +353,24 @@ async def _body(request: Request) -> bytes:
             raise HTTPException(413, f"the body is larger than {MAX_BODY >> 20} MiB")
         parts.append(part)
     return b"".join(parts)
+
+
+def _files(request: Request, body: bytes) -> list[tuple[str, str | bytes]]:
+    """(name, text) of a JSON body {"files": [{"name", "text"}]}, else the body itself."""
+    if request.headers.get("content-type", "").partition(";")[0] == "application/json":
+        try:
+            decoded = json.loads(body)
+        except ValueError:
+            raise HTTPException(400, "the body is not JSON") from None
+        if isinstance(decoded, dict) and "files" in decoded:
+            files = decoded["files"]
+            if not isinstance(files, list) or not all(
+                isinstance(f, dict) and isinstance(f.get("name"), str) and isinstance(f.get("text"), str)
+                for f in files
+            ):
+                raise HTTPException(400, "files must be a list of objects with name and text")
+            return [(f["name"], f["text"]) for f in files]
+    return [(request.query_params.get("name", "<body>"), body)]
 
 
 def _kind(given: str) -> str:

@@ -177,6 +177,7 @@ async def serve(options: argparse.Namespace, state: Path) -> None:
     metrics.read(
         "root_expiry_timestamp_seconds", "When the root certificate expires", lambda: authority.root_expires
     )
+    write_secret(state / "api.url", f"http://{api_host}:{api_port}\n".encode())
     api = Api(store, mesh, server, authority, where, metrics, load_api_token(state))
     config = uvicorn.Config(
         api.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
@@ -213,55 +214,6 @@ async def serve(options: argparse.Namespace, state: Path) -> None:
         await asyncio.wait(tasks[:2], timeout=3)
         server.close()
         store.close()
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `fastmesh control`."""
-    parser.add_argument(
-        "--state",
-        required=True,
-        metavar="DIR",
-        help="where state, keys and the CA are kept (made if missing)",
-    )
-    parser.add_argument(
-        "--listen",
-        default="127.0.0.1:15010",
-        metavar="HOST:PORT",
-        help="for sidecars' requests (default %(default)s)",
-    )
-    parser.add_argument(
-        "--publish", metavar="HOST:PORT", help="for updates to sidecars (default: the next port of --listen)"
-    )
-    parser.add_argument(
-        "--api",
-        default="127.0.0.1:15014",
-        metavar="HOST:PORT",
-        help="HTTP API of the CLI (default %(default)s)",
-    )
-    parser.add_argument(
-        "--advertise",
-        metavar="HOST",
-        help="the address that join bundles give to sidecars (default: that of --listen)",
-    )
-    parser.add_argument(
-        "--trust-domain", default="cluster.local", metavar="NAME", help="of SPIFFE IDs (default %(default)s)"
-    )
-    parser.add_argument(
-        "--cert-ttl",
-        default=24 * 3600.0,
-        type=float,
-        metavar="SECONDS",
-        help="life of sidecars' certificates (default 24 h)",
-    )
-    parser.add_argument(
-        "--lease",
-        default=6.0,
-        type=float,
-        metavar="SECONDS",
-        help="after this time without a heartbeat a sidecar "
-        "leaves the endpoint lists (default %(default)s; heartbeats come three times as often)",
-    )
-    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
 
 
 def run(options: argparse.Namespace) -> int:

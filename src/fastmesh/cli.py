@@ -10,13 +10,23 @@ import sys
 COMMANDS = {
     "edge": "fastmesh.commands.edge",
     "sidecar": "fastmesh.commands.sidecar",
+    "control": "fastmesh.commands.control",
+    "token": "fastmesh.commands.token",
+    "apply": "fastmesh.commands.apply",
+    "get": "fastmesh.commands.get",
+    "delete": "fastmesh.commands.delete",
+    "proxy-status": "fastmesh.commands.proxy_status",
+    "proxy-config": "fastmesh.commands.proxy_config",
 }
 
 DESCRIPTION = "A service mesh that installs with pip: sidecar, edge proxy and control plane."
 EXAMPLES = """
 examples:
   fastmesh edge --config edge.yaml
+  fastmesh control --state DIR
+  fastmesh token create --state DIR --service reviews > join.json
   fastmesh sidecar --join join.json --service reviews --version v2 --app 127.0.0.1:9080
+  fastmesh apply --state DIR -f canary.yaml --wait
   fastmesh edge --help
 """
 

@@ -17,7 +17,7 @@ AGENT = Path(__file__).with_name("control_agent.py")
 
 
 class ControlPlane:
-    """`python -m fastmesh_control` with a state directory of its own."""
+    """`fastmesh control` with a state directory of its own."""
 
     def __init__(self, spawn: Callable[..., Process], directory: Path, *options: str) -> None:
         self._spawn = spawn
@@ -30,9 +30,8 @@ class ControlPlane:
     def start(self, *more: str) -> Process:
         self.process = self._spawn(
             [
-                "python",
-                "-m",
-                "fastmesh_control",
+                "fastmesh",
+                "control",
                 "--state",
                 self.state,
                 "--listen",

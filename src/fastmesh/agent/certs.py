@@ -72,7 +72,7 @@ class Identity:
 
     def __init__(self, loop: Loop, state_dir: str, spiffe_id: str) -> None:
         self._loop = loop
-        self._path = join(state_dir, FILE)
+        self._path = join(state_dir, FILE) if state_dir else ""
         self.spiffe_id = spiffe_id
         self.instance = os.urandom(6).hex()
         public, secret = zmq.curve_keypair()
@@ -104,6 +104,8 @@ class Identity:
 
     def _load(self) -> None:
         """Take up what an earlier process kept; another workload's identity is not taken up."""
+        if not self._path:
+            return
         try:
             with open(self._path, "rb") as file:
                 kept = msgpack.unpackb(file.read(1 << 20), raw=False)
@@ -138,6 +140,8 @@ class Identity:
 
     def _persist(self) -> None:
         self._retry = None
+        if not self._path:
+            return
         data = msgpack.packb({"format": FORMAT, **{name: getattr(self, name) for name in _KEPT}})
         try:
             write_file(self._path, data)

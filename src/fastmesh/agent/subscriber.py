@@ -71,7 +71,7 @@ class Subscriber:
         # All services are subscribed; a narrower list here, extended by subscribe messages, is what a lazy
         # sidecar will use.
         self._patterns = patterns or ["svc/", f"ns/{bundle['namespace']}", wire.TRUST]
-        self.store = TopicStore(join(state_dir, FILE))
+        self.store = TopicStore(join(state_dir, FILE) if state_dir else "")
         self._context: zmq.Context[Any] = zmq.Context(1)
         self._boot = os.urandom(8).hex()
         self._channel: Channel | None = None

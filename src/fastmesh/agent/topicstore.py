@@ -101,7 +101,9 @@ class TopicStore:
             self._removed.clear()
 
     def save(self) -> None:
-        """Keep a copy on disk; OSError leaves the old copy."""
+        """Keep a copy on disk; OSError leaves the old copy. Without a path nothing is kept."""
+        if not self.path:
+            return
         content = {
             "epoch": self.epoch,
             "topics": {t: [version, payload] for t, (version, _, payload) in self.topics.items()},
@@ -111,6 +113,8 @@ class TopicStore:
 
     def load(self) -> str:
         """Take up the copy on disk. "" when that went well or there is none, else why it cannot be used."""
+        if not self.path:
+            return ""
         try:
             with open(self.path, "rb") as file:
                 if os.fstat(file.fileno()).st_size > FILE_LIMIT:

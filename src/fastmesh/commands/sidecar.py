@@ -9,6 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from fastmesh.commands import options
+from fastmesh.model.bundle import check_bundle
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -109,6 +110,8 @@ def read_bundle(path: str) -> dict[str, Any]:
         raise ValueError(error.strerror or str(error)) from None
     except ValueError:
         raise ValueError("not a join bundle: no JSON") from None
-    if not isinstance(bundle, dict):
-        raise ValueError("not a join bundle: no JSON object")
-    return bundle
+    problem = check_bundle(bundle)
+    if problem:
+        raise ValueError(problem)
+    found: dict[str, Any] = bundle
+    return found
