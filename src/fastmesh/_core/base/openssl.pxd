@@ -193,6 +193,7 @@ cdef extern from "openssl/ssl.h" nogil:
     int SSL_shutdown(SSL *s)
     int SSL_get_error(const SSL *s, int r)
     int SSL_get_state(const SSL *s)
+    int SSL_free_buffers(SSL *s)
     int SSL_pending(const SSL *s)
     int SSL_has_pending(const SSL *s)
     int SSL_version(const SSL *s)

@@ -373,6 +373,7 @@ cdef int established(Tls *t) noexcept nogil:
         why = "the resumed session has no peer certificate"
     free(t.auth.want)
     t.auth.want = NULL
+    SSL_free_buffers(t.ssl)                                # unless data is inside; see tls_read
     if t.auth.code != FM_OK:
         t.auth.why = why
         tls_session_forget(&t.auth)
@@ -445,6 +446,9 @@ cdef int tls_read(Tls *t, char *p, uint32_t n) noexcept nogil:
             break
         got += <uint32_t>r
     t.more = got == n
+    if not t.more:
+        # SSL_MODE_RELEASE_BUFFERS forgets the 16 KiB that a message after the handshake (a ticket) made it allocate
+        SSL_free_buffers(t.ssl)
     return <int>got if got else r
 
 
