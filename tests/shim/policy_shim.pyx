@@ -13,7 +13,7 @@ from shim.shm_shim cimport Frozen, WorkerView
 
 
 cdef str text(const Snap *s, SnapStr v):
-    return s.base[v.off:v.off + v.n].decode()
+    return s.base[v.off:v.off + v.n].decode("utf-8", "replace")
 
 
 cdef class Request:

@@ -62,7 +62,7 @@ cdef class Frozen:
         cdef const SnapCluster *k
         snap_open(&s, self.base)
         k = snap_cluster(&s, fnv64(raw, len(raw)))
-        return None if k == NULL else s.base[k.name.off:k.name.off + k.name.n].decode()
+        return None if k == NULL else s.base[k.name.off:k.name.off + k.name.n].decode("utf-8", "replace")
 
     def listener(self, name):
         cdef Snap s

@@ -98,8 +98,16 @@ def pack_tls(packer: Packer, tls: ir.TlsContext, path: str) -> int:
     parts = [cert, key, ca, alpn, domain.encode(), repr((flags, version, hosts)).encode()]
     content = fnv1a(b"".join(len(part).to_bytes(4, "big") + part for part in parts))
     return packer.tls(
-        tls["name"], key=content, flags=flags, min_version=version, cert=cert, private_key=key, ca=ca,
-        alpn=alpn, trust_domain=domain, hosts=hosts,
+        tls["name"],
+        key=content,
+        flags=flags,
+        min_version=version,
+        cert=cert,
+        private_key=key,
+        ca=ca,
+        alpn=alpn,
+        trust_domain=domain,
+        hosts=hosts,
     )
 
 
@@ -121,10 +129,19 @@ def pack_endpoints(packer: Packer, cluster: ir.Cluster, cells: CellMap, path: st
         if cell in seen:
             raise refuse(at, f"{text} is there twice")
         seen.add(cell)
-        made.append(packer.endpoint(
-            family=family, addr=raw, port=port, flags=ENDPOINT_TLS if endpoint.get("tls") else 0, cell=cell,
-            weight=weight, text=text, workload=endpoint.get("workload", ""), tag=tag,
-        ))
+        made.append(
+            packer.endpoint(
+                family=family,
+                addr=raw,
+                port=port,
+                flags=ENDPOINT_TLS if endpoint.get("tls") else 0,
+                cell=cell,
+                weight=weight,
+                text=text,
+                workload=endpoint.get("workload", ""),
+                tag=tag,
+            )
+        )
     return made
 
 
@@ -140,17 +157,24 @@ def pack_cluster(packer: Packer, cluster: ir.Cluster, tls: dict[str, int], cells
     elif any(endpoint.get("tls") for endpoint in cluster["endpoints"]):
         raise refuse(f"{path}.tls", "missing, but an endpoint wants TLS")
     return packer.cluster(
-        cluster["name"], service=cluster.get("service", ""),
+        cluster["name"],
+        service=cluster.get("service", ""),
         endpoints=run(pack_endpoints(packer, cluster, cells, path)),
-        lb=choose(LB, cluster.get("lb", "LEAST_REQUEST"), f"{path}.lb"), flags=flags,
+        lb=choose(LB, cluster.get("lb", "LEAST_REQUEST"), f"{path}.lb"),
+        flags=flags,
         **{
             name: uint(cluster.get(name, default), f"{path}.{name}")
             for name, default in (
-                ("connect_timeout_ms", CONNECT_TIMEOUT_MS), ("idle_timeout_ms", IDLE_TIMEOUT_MS),
-                ("max_requests_per_connection", 0), ("max_connections", 0),
+                ("connect_timeout_ms", CONNECT_TIMEOUT_MS),
+                ("idle_timeout_ms", IDLE_TIMEOUT_MS),
+                ("max_requests_per_connection", 0),
+                ("max_connections", 0),
             )
         },
-        tls=context, sni=sni, sans=sans, tls_policy=policy,
+        tls=context,
+        sni=sni,
+        sans=sans,
+        tls_policy=policy,
     )
 
 
@@ -162,10 +186,13 @@ def pack_listener(
     if mode and not contexts:
         raise refuse(f"{path}.tls", "TLS without a certificate")
     packer.listener(
-        listener["name"], kind=choose(KINDS, listener["kind"], f"{path}.kind"), tls_mode=mode,
+        listener["name"],
+        kind=choose(KINDS, listener["kind"], f"{path}.kind"),
+        tls_mode=mode,
         port=uint(listener["port"], f"{path}.port", 65535),
         flags=HTTPS_REDIRECT if listener.get("https_redirect") else 0,
-        table=choose(tables, listener["table"], f"{path}.table"), tls=contexts,
+        table=choose(tables, listener["table"], f"{path}.table"),
+        tls=contexts,
     )
 
 

@@ -38,12 +38,38 @@ RETRY_ON = {
 }
 # Header names with an id, in the order of H_* in proto/msg.pxd (H_NONE is 0).
 HEADER_NAMES = (
-    "host", "content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection",
-    "te", "trailer", "upgrade", "expect", "proxy-authorization", "proxy-authenticate",
-    "x-request-id", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-client-cert",
-    "x-envoy-expected-rq-timeout-ms", "traceparent", "tracestate", "b3", "x-b3-traceid",
-    "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags", "user-agent", "cookie",
-    "authorization", "server", "date", "location", "http2-settings",
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "x-request-id",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-client-cert",
+    "x-envoy-expected-rq-timeout-ms",
+    "traceparent",
+    "tracestate",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-flags",
+    "user-agent",
+    "cookie",
+    "authorization",
+    "server",
+    "date",
+    "location",
+    "http2-settings",
 )
 HEADER_IDS = {name: i for i, name in enumerate(HEADER_NAMES, start=1)}
 
@@ -159,18 +185,24 @@ class TablePacker:
         response = pack_hdr_ops(self.packer, route.get("response_headers"), typed)
         if direct is not None:
             return self.packer.action(
-                DIRECT, status=uint(direct["status"], f"{path}.direct.status", 599, 200),
-                body=direct.get("body", b""), request_ops=request, response_ops=response,
+                DIRECT,
+                status=uint(direct["status"], f"{path}.direct.status", 599, 200),
+                body=direct.get("body", b""),
+                request_ops=request,
+                response_ops=response,
             )
         redirect = route["redirect"]
         prefix = redirect.get("prefix")
         return self.packer.action(
-            REDIRECT, status=uint(redirect.get("code", 301), f"{path}.redirect.code", 399, 300),
-            redirect_scheme=redirect.get("scheme", ""), redirect_host=redirect.get("authority", ""),
+            REDIRECT,
+            status=uint(redirect.get("code", 301), f"{path}.redirect.code", 399, 300),
+            redirect_scheme=redirect.get("scheme", ""),
+            redirect_host=redirect.get("authority", ""),
             redirect_port=uint(redirect.get("port", 0), f"{path}.redirect.port", 65535),
             redirect_path=redirect.get("path", "") if prefix is None else prefix,
             rewrite_op=0 if prefix is None else REWRITE_PREFIX,
-            request_ops=request, response_ops=response,
+            request_ops=request,
+            response_ops=response,
         )
 
     def forward(self, route: ir.Route, path_op: int, path: str, timeout: int) -> int:
@@ -189,12 +221,18 @@ class TablePacker:
         for i, name in enumerate(retries.get("retry_on", ())):
             bits |= choose(RETRY_ON, name, f"{path}.retries.retry_on[{i}]")
         return self.packer.action(
-            FORWARD, dests=dests, total_weight=total,
+            FORWARD,
+            dests=dests,
+            total_weight=total,
             request_ops=pack_hdr_ops(self.packer, route.get("request_headers")),
             response_ops=pack_hdr_ops(self.packer, route.get("response_headers")),
-            rewrite_op=rewrite_op, rewrite_path=rewrite.get("path") or "",
-            rewrite_host=rewrite.get("authority") or "", timeout_ms=timeout, per_try_timeout_ms=per_try,
-            retries=uint(retries.get("attempts", 0), f"{path}.retries.attempts", 100), retry_on=bits,
+            rewrite_op=rewrite_op,
+            rewrite_path=rewrite.get("path") or "",
+            rewrite_host=rewrite.get("authority") or "",
+            timeout_ms=timeout,
+            per_try_timeout_ms=per_try,
+            retries=uint(retries.get("attempts", 0), f"{path}.retries.attempts", 100),
+            retry_on=bits,
         )
 
     def route(self, route: ir.Route, conds: Run, action: int, path: str) -> int:
@@ -213,7 +251,12 @@ class TablePacker:
             value = ""
         flags = IGNORE_CASE if match.get("ignore_case") else 0
         return self.packer.route(
-            route.get("name", ""), path_op=op, path=value, flags=flags, conds=conds, action=action,
+            route.get("name", ""),
+            path_op=op,
+            path=value,
+            flags=flags,
+            conds=conds,
+            action=action,
             regex=regex,
         )
 
@@ -226,10 +269,12 @@ class TablePacker:
             parts = []
             for k, route in enumerate(vhost["routes"]):
                 here = f"{at}.routes[{k}]"
-                conds = run([
-                    pack_cond(self.packer, cond, f"{here}.conds[{j}]")
-                    for j, cond in enumerate(route.get("conds", ()))
-                ])
+                conds = run(
+                    [
+                        pack_cond(self.packer, cond, f"{here}.conds[{j}]")
+                        for j, cond in enumerate(route.get("conds", ()))
+                    ]
+                )
                 match = route.get("path")
                 op = OPS.get(match["op"], 0) if match else 0
                 parts.append((route, conds, self.action(route, op, here), here))
@@ -263,6 +308,8 @@ def normal_domain(domain: str, path: str) -> str:
         raise refuse(path, f"{domain!r}: not ASCII; write it in its xn-- form") from None
     if host == "*" and colon:
         raise refuse(path, f"{domain!r}: a port behind the catch-all; match the port in a condition")
+    if host == "*" and name != "*":
+        raise refuse(path, f"{domain!r}: a wildcard without a name")
     if not host or len(host) > MAX_HOST:
         raise refuse(path, f"{domain!r}: empty or longer than {MAX_HOST}")
     if "*" in host and host != "*" and not (host.startswith("*.") and "*" not in host[1:] and len(host) > 2):

@@ -60,7 +60,7 @@ cdef const SnapEndpoint *among(const SnapCluster *c, const SnapEndpoint *e, cons
 cdef inline const SnapEndpoint *in_turn(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng) noexcept nogil:
     cdef uint32_t *turn = &v.rr[e.cell]
     if turn[0] == 0:
-        turn[0] = <uint32_t>(rng_next(rng) >> 32) | 1   # each worker begins elsewhere: they do not march in step
+        turn[0] = <uint32_t>(rng_next(rng) >> 32)   # each worker begins elsewhere: they do not march in step
     turn[0] += 1
     if c.flags & CL_EQUAL:
         return e + turn[0] % c.endpoints.n

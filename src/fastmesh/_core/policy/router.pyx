@@ -18,7 +18,7 @@ from fastmesh._core.shm.snapshot cimport (
     SnapCond, SnapDest, SnapHost, SnapRoute, SnapStr, SnapTable, SnapVhost, host_hash_end, host_hash_step, snap_str)
 
 cdef enum:
-    PORT_N = 6                     # ":65535"
+    PORT_DIGITS = 5
     NAME_CAP = 264                 # SNAP_MAX_HOST, a port, room to spare
     JOIN_CAP = MSG_MAX_HEAD + MSG_MAX_HEADERS   # all values of a head, and their commas
 
@@ -261,7 +261,7 @@ cdef uint32_t host_vhost(const Snap *s, const SnapTable *t, Slice host) noexcept
     cdef uint32_t dots, i, found
     # the port: digits behind the last colon
     i = n
-    while i > 0 and n - i < PORT_N and 48 <= host.p[i - 1] <= 57:
+    while i > 0 and n - i < PORT_DIGITS and 48 <= host.p[i - 1] <= 57:
         i -= 1
     if 0 < i < n and host.p[i - 1] == c':':
         port_n = n - (i - 1)

@@ -4,8 +4,6 @@ Owns the byte layout of a generation. Must not know: the dicts of a config, work
 while sections grow and made absolute once, in finish(). Order of calls: what is named by index first (regexes, header operations,
 clusters, ...). A (first, n) pair names a run of elements that were added one after the other; () is none.
 """
-from math import gcd
-
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
@@ -37,6 +35,9 @@ cdef enum:  # sections, in file order
     V_REGEXES
     V_BLOB
     V_N
+
+cdef enum:
+    STRIDE_WINDOW = 32             # steps looked at on each side of the golden section
 
 cdef struct Vec:
     char *p
@@ -488,13 +489,23 @@ cdef class Packer:
         return bytes(made)
 
 
-cdef uint32_t stride(uint64_t total):
-    """A step coprime to the total, near its golden section: n steps visit n places of a cycle that lie well apart, and `total` steps
-    visit each once, so that weighted round robin is exact over a cycle and smooth within it."""
-    cdef uint64_t step = <uint64_t>(total * 0.6180339887)
+cdef uint32_t stride(uint64_t total) noexcept:
+    """A step coprime to the total: `total` steps visit every place of the cycle once, so that weighted round robin is exact over a
+    cycle. Of those near the golden section the one whose fraction step/total has the smallest partial quotients: the fewer steps then
+    come back near where they began, and shares are kept within a few requests at any time."""
+    cdef uint64_t golden = <uint64_t>(total * 0.6180339887 + 0.5)
+    cdef uint64_t step, a, b, q, most
+    cdef uint64_t best = 1
+    cdef uint64_t best_most = total
     if total <= 1:
         return 0
-    step = max(step, 1)
-    while gcd(step, total) != 1:
-        step -= 1                  # ends at 1 at the latest
-    return <uint32_t>step
+    for step in range(golden - min(golden - 1, STRIDE_WINDOW), min(golden + STRIDE_WINDOW, total - 1) + 1):
+        a, b, most = total, step, 0
+        while b != 0:
+            q = a // b
+            a, b = b, a - q * b
+            most = max(most, q)
+        if a == 1 and most < best_most:
+            best = step
+            best_most = most
+    return <uint32_t>best
