@@ -50,4 +50,6 @@ def tool(name: str) -> Path:
 
 
 def build_all() -> dict[str, Path]:
+    if shutil.which("openssl") is None:
+        raise BuildError("no openssl command: apt-get install openssl")
     return {name: tool(name) for name in TOOLS}

@@ -73,10 +73,9 @@ def _row_line(row: Row) -> str:
     return text + ("  (disturbed)" if row.disturbed else "")
 
 
-def _rounds(bench: Bench, args: argparse.Namespace, rounds: int) -> list[Row]:
+def _rounds(bench: Bench, args: argparse.Namespace, rounds: int, rows: list[Row]) -> None:
     chosen = args.scenario or list(SCENARIOS)
     field = [peers.make(name, args.fastmesh) for name in (args.peer or peers.DEFAULT)]
-    rows: list[Row] = []
     for number in range(1, rounds + 1):
         turn = (number - 1) % len(field)
         order = field[turn:] + field[:turn]  # no peer is always the first after a pause
@@ -91,7 +90,6 @@ def _rounds(bench: Bench, args: argparse.Namespace, rounds: int) -> list[Row]:
                     row = measure(bench, name, function, measured, number)
                     rows.append(row)
                     _say(f"round {number}/{rounds}  {name:<10} {measured.name:<9} {_row_line(row)}")
-    return rows
 
 
 def _check_load(bench: Bench, seconds: float) -> int:
@@ -138,6 +136,8 @@ def main(argv: Sequence[str]) -> int:
         return 2
     os.sched_setaffinity(0, {settings.load_core})
     begun, about = time.monotonic(), machine.describe()
+    rows: list[Row] = []
+    interrupted = False
     with tempfile.TemporaryDirectory(prefix="fastmesh-bench-") as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -152,10 +152,10 @@ def main(argv: Sequence[str]) -> int:
             bench = Bench(directory, certs.make(directory / "certs"), port, backend.roots[0].pid, settings)
             if args.check_load:
                 return _check_load(bench, settings.seconds)
-            rows = _rounds(bench, args, rounds)
+            _rounds(bench, args, rounds, rows)
         except KeyboardInterrupt:
-            _say("bench: interrupted")
-            return 130
+            _say("bench: interrupted; what was measured so far:")
+            interrupted = True
         finally:
             backend.stop()
     field = [peers.make(name, args.fastmesh) for name in (args.peer or peers.DEFAULT)]
@@ -174,4 +174,4 @@ def main(argv: Sequence[str]) -> int:
     else:
         print(compare.render(document))
     _say(f"\nsaved {saved}")
-    return 1 if any(row.status == "FAILED" for row in rows) else 0
+    return 130 if interrupted else 1 if any(row.status == "FAILED" for row in rows) else 0

@@ -6,6 +6,7 @@ Every row starts its proxies fresh, checks them, warms them, and measures one wi
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,12 @@ from bench.peers import Fastmesh, Hop, Peer, Site
 from bench.peers.fastmesh import Routes
 
 READY_SECONDS = 20.0
+FAILURES = (
+    check.CheckFailed,
+    load.LoadFailed,
+    OSError,
+    subprocess.SubprocessError,
+)  # they fail a row, not a run
 ROUTES_READY_SECONDS = 120.0  # compiling 10,000 routes from YAML is not what is measured
 
 
@@ -168,11 +175,18 @@ def pair(bench: Bench, peer: Peer, row: Row) -> None:
 def direct(bench: Bench, number: int) -> Row:
     """The same fixed rate without a proxy, for this round: what is subtracted."""
     settings, target = bench.settings, load.Target(bench.backend, SERVER_NAME)
-    load.rate(target, settings.warm, settings.connections, settings.rate)
     best: Row | None = None
+    bench.direct = {}
     for _attempt in range(1 + settings.repeats):
-        row, watch = Row("rate-direct", "direct", number), bench.watch()
-        row.figures.update(load.rate(target, settings.seconds, settings.connections, settings.rate).latency)
+        row = Row("rate-direct", "direct", number)
+        try:
+            load.rate(target, settings.warm, settings.connections, settings.rate)
+            watch = bench.watch()
+            result = load.rate(target, settings.seconds, settings.connections, settings.rate)
+        except FAILURES as problem:
+            row.status, row.error = "FAILED", str(problem)
+            return row
+        row.figures.update(result.latency)
         row.disturbed_by(watch.over(0))
         if best is None or _noise(row) < _noise(best):
             best = row
@@ -185,6 +199,8 @@ def direct(bench: Bench, number: int) -> Row:
 
 def _rate(bench: Bench, peer: Peer, row: Row, shape: str, hops: int) -> None:
     settings = bench.settings
+    if not bench.direct:
+        raise load.LoadFailed("there is no run without a proxy to subtract")
     with bench.proxy(peer, shape) as (running, notes):
         row.notes += notes
         target = bench.target(running, peer)
@@ -357,7 +373,7 @@ def measure(bench: Bench, name: str, scenario: Scenario, peer: Peer, round_numbe
             return row
         try:
             scenario(bench, peer, row)
-        except (check.CheckFailed, load.LoadFailed, OSError) as problem:
+        except FAILURES as problem:
             row.status, row.error = "FAILED", str(problem)
             row.figures.clear()
         if attempt:
