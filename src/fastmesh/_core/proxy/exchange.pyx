@@ -18,7 +18,7 @@ from fastmesh._core.proxy.ctx cimport (
     XF_HEAD_SENT, XF_REPLAYABLE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UP_FROM_REUSE, XF_UPGRADE,
     DownOps, Exchange, H1s, ListenerState, Worker)
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
-from fastmesh._core.proxy.log cimport log_exchange, log_keep_request, log_keep_route
+from fastmesh._core.proxy.log cimport log_exchange, log_keep_refused, log_keep_request, log_keep_route
 from fastmesh._core.proxy.respond cimport (
     RE_CONNECT, RE_CONNECT_TIMEOUT, RE_IDLE, RE_NO_CONFIG, RE_OVERLOAD, RE_TIMEOUT, RE_UP_PROTOCOL, RE_UP_RESET, RE_UP_TLS,
     respond_direct, respond_error, respond_https, respond_redirect)
@@ -33,7 +33,7 @@ from fastmesh._core.shm.stats cimport (
 
 # ---- new, end --------------------------------------------------------------------------------------------------------------------
 
-cdef Exchange *exchange_new(Worker *w, const DownOps *ops, H1s *down) noexcept nogil:
+cdef Exchange *exchange_new(Worker *w, const DownOps *ops, H1s *down, const ListenerState *l) noexcept nogil:
     cdef Exchange *ex = <Exchange *>pool_get(&w.exchanges)
     if ex == NULL:
         return NULL
@@ -41,6 +41,7 @@ cdef Exchange *exchange_new(Worker *w, const DownOps *ops, H1s *down) noexcept n
     ex.dops = ops
     ex.uops = w.h1_up
     ex.down = down
+    ex.direction = DIR_GATEWAY if l.kind == L_GATEWAY else (DIR_INBOUND if l.kind == L_INBOUND else DIR_OUTBOUND)
     ex.cell = SNAP_NONE
     ex.last_cell = SNAP_NONE
     ex.t_start = w.r.now_ns
@@ -110,6 +111,7 @@ cdef void answer(Exchange *ex, int code) noexcept nogil:
 
 cdef void exchange_refuse(Exchange *ex, int code) noexcept nogil:
     stat_inc(ex.w.seg.stats, ST_RQ_TOTAL)
+    log_keep_refused(ex)
     answer(ex, code)
 
 
@@ -124,13 +126,13 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     ex.method = m.method
     ex.minor = m.minor
     ex.head_rx = m.head_n
-    ex.direction = DIR_GATEWAY if l.kind == L_GATEWAY else (DIR_INBOUND if l.kind == L_INBOUND else DIR_OUTBOUND)
     if m.body != BODY_NONE:
         ex.flags |= XF_BODY
         if m.body == BODY_CHUNKED:
             ex.flags |= XF_CHUNKED_REQ
     rc = hygiene_request(m, (m.flags & MF_UPGRADE) != 0 and m.body == BODY_NONE)
     if rc != FM_OK:
+        log_keep_request(ex, m)
         answer(ex, rc)
         return
     if m.flags & MF_UPGRADE and m.body == BODY_NONE:

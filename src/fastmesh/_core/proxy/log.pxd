@@ -5,6 +5,8 @@ from fastmesh._core.proxy.ctx cimport Exchange
 
 cdef void log_keep_request(Exchange *ex, const Msg *m) noexcept nogil
 """Copy what the access log will want of the request head (only when it is on)."""
+cdef void log_keep_refused(Exchange *ex) noexcept nogil
+"""A request that could not be parsed: there is nothing to keep but that it was."""
 cdef void log_keep_route(Exchange *ex, Slice cluster, Slice route) noexcept nogil
 cdef void log_exchange(Exchange *ex, unsigned long long now_ns) noexcept nogil
 """Count it and write its record. Once, at the end."""

@@ -59,6 +59,11 @@ cdef void log_keep_request(Exchange *ex, const Msg *m) noexcept nogil:
     keep_field(ex, LS_REQUEST_ID, m, H_X_REQUEST_ID)
 
 
+cdef void log_keep_refused(Exchange *ex) noexcept nogil:
+    if segment_log_on(&ex.w.seg):
+        ex.flags |= XF_LOG
+
+
 cdef inline void hist_add(Hist *h, uint64_t v, uint32_t bin_index) noexcept nogil:
     h.sum += v
     h.bins[bin_index] += 1

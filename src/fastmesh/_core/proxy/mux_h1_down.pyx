@@ -225,7 +225,7 @@ cdef void s_begin(H1s *s, Exchange *ex) noexcept nogil:
 
 cdef void s_refuse(H1s *s, int code) noexcept nogil:
     # an answer to what is not a request; the connection ends with it
-    cdef Exchange *ex = exchange_new(s.w, s.w.h1_down, s)
+    cdef Exchange *ex = exchange_new(s.w, s.w.h1_down, s, s.listener)
     if ex == NULL:
         s_close(s)
         return
@@ -256,7 +256,7 @@ cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
     if overload:
         s_refuse(s, RE_OVERLOAD)
         return -1
-    ex = exchange_new(w, w.h1_down, s)
+    ex = exchange_new(w, w.h1_down, s, s.listener)
     if ex == NULL:
         # the cap is reached and not even an answer can be made: the client sees a closed connection
         stat_inc(w.seg.stats, ST_CX_OVERFLOW)

@@ -290,8 +290,9 @@ cdef void u_failed(Conn *c, int code) noexcept nogil:
                 stat_inc(u.w.seg.stats, ST_TLS_PEER_IDENTITY)
         u_broken(u, RE_UP_TLS if c.tls_failure else RE_CONNECT)
         return
-    if u.state != C_IDLE and c.flags & CF_READABLE:
-        # it would not take more of the request, but it may have answered before
+    if u.state != C_IDLE:
+        # it would not take more of the request, but it may have answered before: a reset leaves what was received readable
+        c.flags |= CF_READABLE | CF_HUP
         u_read(u)
         if u.state == C_GONE or u.ex == NULL:
             return
