@@ -40,10 +40,12 @@ class Read:
 
 
 def plain(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    """h11 lower-cases names and transfer codings; we take leading zeros off a length."""
+    """h11 lower-cases names and transfer codings; we take zeros off a length, an empty port off Host."""
     name = name.lower()
     if name == b"transfer-encoding":
         value = value.lower()
+    if name == b"host":
+        value = value.removesuffix(b":")
     if name == b"content-length":
         value = b"%d" % int(value)
     return name, value
