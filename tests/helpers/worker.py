@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastmesh._core.proxy.worker import run_worker
+
 from fastmesh._core.shm.segment import Segment
 from fastmesh.compile.snapshot import CellMap, pack
 from helpers.net import wait_for
