@@ -153,3 +153,20 @@ def test_the_helper_process(tmp_path: Path) -> None:
 def test_a_missing_file() -> None:
     with pytest.raises(ConfigError, match=r"/nowhere/edge\.yaml: cannot be read: No such file or directory"):
         compile_edge_file("/nowhere/edge.yaml")
+
+
+def test_ten_thousand_routes_over_a_thousand_hosts(tmp_path: Path) -> None:
+    """The size that the issue names goes through the whole pipeline (how long it takes is the bench's)."""
+    gateway, _, backend, rule = EDGE.split("---\n")
+    rules = "".join(
+        f"  - match: [{{uri: {{prefix: /svc{r}/}}}}]\n    route: [{{destination: {{host: backend.local}}}}]\n"
+        for r in range(10)
+    )
+    hosts = [
+        f"apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: vs{h}}}\n"
+        f"spec:\n  hosts: [h{h}.example]\n  gateways: [gw]\n  http:\n{rules}"
+        for h in range(1000)
+    ]
+    config = compile_edge_file(write(tmp_path, "---\n".join([gateway, backend, rule, *hosts])))
+    table = config["tables"][0]["virtual_hosts"]
+    assert [len(table), sum(len(v["routes"]) for v in table), len(config["clusters"])] == [1000, 10_000, 1]

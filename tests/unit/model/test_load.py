@@ -105,14 +105,14 @@ status: {anything: [1]}
             "networking.istio.io/v1",
             "networking.istio.io/v2",
             'apiVersion: "networking.istio.io/v2" is not a version of WorkloadEntry (one of '
-            'networking.istio.io/v1, '
+            "networking.istio.io/v1, "
             "networking.istio.io/v1beta1, networking.istio.io/v1alpha3)",
         ),
         (
             "networking.istio.io/v1",
             "security.istio.io/v1",
             'apiVersion: "security.istio.io/v1" is not a version of WorkloadEntry (one of '
-            'networking.istio.io/v1, '
+            "networking.istio.io/v1, "
             "networking.istio.io/v1beta1, networking.istio.io/v1alpha3)",
         ),
         (
@@ -141,7 +141,7 @@ status: {anything: [1]}
             "  name: w",
             "  name: w\n  namespace: a.b",
             'metadata.namespace: "a.b" is not a valid namespace (lower-case letters, digits and - (RFC '
-            '1123))',
+            "1123))",
         ),
         (
             "  name: w",
@@ -187,7 +187,7 @@ def test_the_gateway_api_is_another() -> None:
 def test_all_problems_at_once_with_their_lines() -> None:
     text = f"{WORKLOAD}  netwerk: x\n---\n{WORKLOAD}  weight: heavy\n  network: n\n---\nkind: Foo\n"
     assert messages(text) == [
-        'f:7: WorkloadEntry default/w: spec.netwerk: unknown field of WorkloadEntry (did you mean '
+        "f:7: WorkloadEntry default/w: spec.netwerk: unknown field of WorkloadEntry (did you mean "
         '"network"?)',
         "f:15: WorkloadEntry default/w: spec.weight: must be a whole number, not a string",
         "f:16: WorkloadEntry default/w: spec.network: not implemented yet",
