@@ -40,6 +40,14 @@ log = logging.getLogger("fastmesh.control")
 
 MAX_BODY = 32 << 20
 MAX_WAIT = 600.0
+SHORT = {
+    "VirtualService": "vs",
+    "DestinationRule": "dr",
+    "ServiceEntry": "se",
+    "WorkloadEntry": "we",
+    "Gateway": "gw",
+    "PeerAuthentication": "pa",
+}
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -374,11 +382,11 @@ def _files(request: Request, body: bytes) -> list[tuple[str, str | bytes]]:
 
 
 def _kind(given: str) -> str:
-    """A kind in any case, singular or plural."""
+    """A kind in any case: singular, plural, or short as kubectl has it."""
     wanted = given.lower()
     for kind in KINDS:
         low = kind.lower()
-        if wanted in (low, low + "s", low.removesuffix("y") + "ies"):
+        if wanted in (low, low + "s", low.removesuffix("y") + "ies", SHORT[kind]):
             return kind
     raise HTTPException(404, f"unknown kind {given!r:.80}; kinds: {', '.join(KINDS)}")
 

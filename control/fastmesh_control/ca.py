@@ -43,6 +43,7 @@ class Refused(Exception):
 class Leaf:
     chain: bytes  # PEM
     serial: str
+    issued: int
     not_before: int
     not_after: int
 
@@ -188,6 +189,7 @@ class Authority:
         return Leaf(
             cert.public_bytes(serialization.Encoding.PEM),
             f"{cert.serial_number:x}",
+            int(now.timestamp()),
             int(cert.not_valid_before_utc.timestamp()),
             int(cert.not_valid_after_utc.timestamp()),
         )

@@ -280,6 +280,7 @@ class ControlServer:
             "chain": leaf.chain,
             "roots": self._authority.roots_pem,
             "spiffe_id": identity,
+            "issued": leaf.issued,
             "not_before": leaf.not_before,
             "not_after": leaf.not_after,
         }
@@ -358,6 +359,8 @@ class ControlServer:
             raise Denied(wire.E_PROOF, text, self._authority.nonce(peer.key))
         try:
             who = self._authority.prove(message["chain"], message["nonce"], message["signature"], peer.key)
+            if self._store.cert_revoked(who.serial):
+                raise Refused("this sidecar has been removed: it has to join anew")
         except Refused as refused:
             raise Denied(wire.E_IDENTITY, str(refused)) from None
         proven = (who.namespace, who.service, who.service_account)

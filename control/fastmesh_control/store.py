@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,9 @@ CREATE TABLE proxies (
   instance TEXT PRIMARY KEY, key TEXT NOT NULL,
   namespace TEXT NOT NULL, service TEXT NOT NULL, service_account TEXT NOT NULL,
   cert_serial TEXT NOT NULL, cert_expires REAL NOT NULL, joined REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE certs (
+  serial TEXT PRIMARY KEY, instance TEXT NOT NULL, expires REAL NOT NULL, revoked INTEGER NOT NULL DEFAULT 0)
+  WITHOUT ROWID;
 CREATE TABLE endpoints (
   instance TEXT PRIMARY KEY,
   namespace TEXT NOT NULL, service TEXT NOT NULL, identity TEXT NOT NULL,
@@ -141,7 +143,8 @@ class Store:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA busy_timeout=2000")
+            # Nobody else should have it open; whoever does may hold up the event loop for so long only.
+            self._db.execute("PRAGMA busy_timeout=500")
             self._prepare()
         except (OSError, sqlite3.Error) as error:
             raise StateError(f"state {path} cannot be opened: {error}", _is_full(error)) from error
@@ -297,6 +300,8 @@ class Store:
                     row.joined,
                 ),
             )
+            cert = (row.cert_serial, row.instance, row.cert_expires)
+            db.execute("INSERT OR IGNORE INTO certs (serial, instance, expires) VALUES (?,?,?)", cert)
             if token:
                 db.execute("UPDATE tokens SET used = used + 1 WHERE id=?", (token,))
 
@@ -308,18 +313,20 @@ class Store:
         return [ProxyRow(*row) for row in self._db.execute("SELECT * FROM proxies ORDER BY instance")]
 
     def proxy_delete(self, instance: str) -> None:
+        """Forget a sidecar; its certificates prove nothing to us any more."""
         with self._transaction() as db:
             db.execute("DELETE FROM proxies WHERE instance=?", (instance,))
+            db.execute("UPDATE certs SET revoked=1 WHERE instance=?", (instance,))
 
-    def proxies_forget(self, now: float | None = None) -> list[str]:
-        """Drop sidecars whose certificates have expired: they have to join anew."""
-        now = time.time() if now is None else now
+    def cert_revoked(self, serial: str) -> bool:
+        row = self._db.execute("SELECT revoked FROM certs WHERE serial=?", (serial,)).fetchone()
+        return row is not None and bool(row[0])
+
+    def proxies_forget(self, before: float) -> None:
+        """Drop sidecars whose certificates expired before a time: they have to join anew."""
         with self._transaction() as db:
-            gone = [
-                row[0] for row in db.execute("SELECT instance FROM proxies WHERE cert_expires < ?", (now,))
-            ]
-            db.execute("DELETE FROM proxies WHERE cert_expires < ?", (now,))
-        return gone
+            db.execute("DELETE FROM proxies WHERE cert_expires < ?", (before,))
+            db.execute("DELETE FROM certs WHERE expires < ?", (before,))
 
 
 def _made(kind: Callable[..., T], row: tuple[Any, ...]) -> T:

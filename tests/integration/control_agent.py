@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import signal
 import sys
 
@@ -21,6 +22,27 @@ def tell(event: str, **fields: object) -> None:
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
+def spoil(subscriber: Subscriber, dice: random.Random) -> None:
+    """Treat the updates as a bad network would (ZeroMQ's queues drop when they are full)."""
+    taken = subscriber._on_update
+    kept: list[tuple[bytes, bytes]] = []
+
+    def on_update(subject: bytes, frame: bytes) -> None:
+        fate = dice.random() if subject.startswith(b"svc/") else 1.0
+        if fate < 0.3:
+            return
+        if fate < 0.5:
+            kept.append((subject, frame))
+            return
+        taken(subject, frame)
+        if fate < 0.7:
+            taken(subject, frame)
+        while kept and dice.random() < 0.5:
+            taken(*kept.pop())
+
+    subscriber._on_update = on_update  # type: ignore[method-assign]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("bundle")
@@ -30,6 +52,7 @@ def main() -> int:
     parser.add_argument("--version", default="v1")
     parser.add_argument("--refuse", default="", help="nack topics that contain this")
     parser.add_argument("--no-ack", action="store_true")
+    parser.add_argument("--lossy", type=int, help="drop, repeat and reorder updates, by this seed")
     args = parser.parse_args()
     with open(args.bundle) as file:
         bundle = json.load(file)
@@ -97,6 +120,9 @@ def main() -> int:
     subscriber.on_warning = lambda line: tell("warning", line=line)
     subscriber.on_fatal = refused
     subscriber.on_fetch = lambda what: {"what": what, "versions": subscriber.store.versions(), "pem": b"x"}
+
+    if args.lossy is not None:
+        spoil(subscriber, random.Random(args.lossy))
 
     def leave() -> None:
         tell("gone")

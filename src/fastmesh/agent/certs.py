@@ -81,6 +81,7 @@ class Identity:
         self.key: bytes = b""
         self.chain: bytes = b""
         self.roots: bytes = b""
+        self.issued = 0
         self.not_before = 0
         self.not_after = 0
         self.renew_at = 0.0  # when the certificate is due (Unix time)
@@ -167,10 +168,12 @@ class Identity:
             self._helper.cancel()
         self._helper = _Helper(self._loop, order, answer)
 
-    def install(self, key: bytes, chain: bytes, roots: bytes, not_before: int, not_after: int) -> None:
-        """Take up a signed certificate with the key that it was asked for with."""
+    def install(
+        self, key: bytes, chain: bytes, roots: bytes, issued: int, not_before: int, not_after: int
+    ) -> None:
+        """Take up a signed certificate with the key that it was asked for with (times in Unix seconds)."""
         self.key, self.chain, self.roots = key, chain, roots
-        self.not_before, self.not_after = not_before, not_after
+        self.issued, self.not_before, self.not_after = issued, not_before, not_after
         self.generation += 1
         self._persist()
         self._schedule()
@@ -186,8 +189,8 @@ class Identity:
         self.on_change()
 
     def _schedule(self) -> None:
-        life = self.not_after - self.not_before
-        self.renew_at = self.not_before + life * (RENEW_AT + random.uniform(-RENEW_JITTER, RENEW_JITTER))
+        life = self.not_after - self.issued
+        self.renew_at = self.issued + life * (RENEW_AT + random.uniform(-RENEW_JITTER, RENEW_JITTER))
         if self._due is not None:
             self._due.cancel()
         self._due = self._loop.call_later(max(0.0, self.renew_at - time.time()), self._is_due)
@@ -314,6 +317,7 @@ _KEPT: dict[str, type] = {
     "key": bytes,
     "chain": bytes,
     "roots": bytes,
+    "issued": int,
     "not_before": int,
     "not_after": int,
 }

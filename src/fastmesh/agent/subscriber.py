@@ -341,7 +341,12 @@ class Subscriber:
             return
         key, self._new_key = self._new_key, b""
         self._identity.install(
-            key, message["chain"], message["roots"], message["not_before"], message["not_after"]
+            key,
+            message["chain"],
+            message["roots"],
+            message["issued"],
+            message["not_before"],
+            message["not_after"],
         )
         if asked == "join":
             self._hello()
@@ -391,7 +396,7 @@ class Subscriber:
         def made(parts: dict[str, bytes] | None, error: str) -> None:
             if parts is None:
                 self._warn(f"the certificate cannot be renewed: {error}")
-                self._later("renew", RENEW_RETRY, self._renew)
+                self._later("renew", self._renew_pause(), self._renew)
             else:
                 self._new_key = parts["key"]
                 self._send(
@@ -428,11 +433,11 @@ class Subscriber:
         elif code == wire.E_IDENTITY and asked == "hello":
             self._warn(f"the control plane does not accept our identity ({text}); joining anew")
             self._join()
-        elif asked == "join":
+        elif asked == "join" or code == wire.E_PROTOCOL:
             self._refused(code, text)
         elif asked == "renew":
             self._warn(f"the certificate was not renewed: {text}")
-            self._later("renew", RENEW_RETRY, self._renew)
+            self._later("renew", self._renew_pause(), self._renew)
         elif code == wire.E_NO_SESSION and self._session:
             self._on_lost("the control plane does not know this session", 0.0)
         else:
@@ -443,7 +448,7 @@ class Subscriber:
         help."""
         self.counters["refused"] += 1
         final = code in wire.JOIN_FATAL
-        self._on_lost(f"join refused: {text} ({code})", REFUSED_SECONDS if final else None)
+        self._on_lost(f"refused: {text} ({code})", REFUSED_SECONDS if final else None)
         if final and not self.store.topics:
             self.on_fatal(code, text)
 
@@ -536,7 +541,11 @@ class Subscriber:
         """Ask for a challenge to renew with. Without a session the next welcome sees that renewal is due."""
         if self._session:
             self._send("challenge", wait=True)
-            self._later("renew", RENEW_RETRY, self._renew_late)
+            self._later("renew", self._renew_pause(), self._renew_late)
+
+    def _renew_pause(self) -> float:
+        """Until the next try: a twentieth of the certificate's life, a minute at most."""
+        return min(RENEW_RETRY, (self._identity.not_after - self._identity.issued) / 20)
 
     def _renew_late(self) -> None:
         if self._identity.renew_at <= time.time():
