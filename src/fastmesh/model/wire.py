@@ -199,7 +199,7 @@ REPLIES: dict[str, dict[str, Check]] = {
         "chain": blob(64 << 10, 1),
         "roots": blob(256 << 10, 1),
         "spiffe_id": text(2048),
-        "issued": number(0, 1 << 40),  # its life is counted from here: not_before is dated back for late clocks
+        "issued": number(0, 1 << 40),  # its life counts from here; not_before is dated back
         "not_before": number(0, 1 << 40),
         "not_after": number(0, 1 << 40),
     },
