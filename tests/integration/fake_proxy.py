@@ -155,6 +155,7 @@ def main() -> int:
         "admin": None,
         "drain_time": 5.0,
         "state": "",
+        "ephemeral": False,
         "access_log": "off",
         "access_log_format": "text",
         "log_format": os.environ.get("LOG_FORMAT", "text"),

@@ -96,6 +96,7 @@ def common_spec(args: argparse.Namespace, role: str, node_id: str) -> Spec:
         "admin": args.admin,
         "drain_time": args.drain_time,
         "state": "",
+        "ephemeral": False,
         "access_log": access_log if access_log in ("-", "off") else os.path.abspath(access_log),
         "access_log_format": args.access_log_format,
         "log_format": args.log_format,

@@ -6,13 +6,16 @@ import argparse
 import json
 import os
 import socket
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from fastmesh.commands import options
-from fastmesh.model.bundle import check_bundle
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+# What the agent needs of a bundle.
+BUNDLE = ("control", "updates", "server_key", "trust_domain", "service", "namespace", "spiffe_id", "token")
 
 EXAMPLE = """
 The application sends its requests to the outbound port, by Host header or as http_proxy; requests to it
@@ -73,7 +76,7 @@ def register(subparsers: Subparsers) -> None:
         "--state",
         default="",
         metavar="DIR",
-        help="keeps identity and last good config, to start without the control plane",
+        help="keeps identity and last good config, to start without control plane (default: a temporary one)",
     )
     options.add_common(parser)
 
@@ -83,9 +86,12 @@ def run(args: argparse.Namespace) -> int:
         bundle = read_bundle(args.join)
     except ValueError as error:
         return options.fail(f"{args.join}: {error}")
+    for name in ("service", "namespace"):
+        if getattr(args, name) != bundle[name]:
+            return options.fail(f"{args.join} lets in {name} {bundle[name]!r}, not {getattr(args, name)!r}")
     node_id = f"sidecar~{args.namespace}~{args.service}~{socket.gethostname()}~{args.inbound[1]}"
     spec = options.common_spec(args, "sidecar", node_id)
-    spec["state"] = os.path.abspath(args.state) if args.state else ""
+    spec["state"], spec["ephemeral"] = state_directory(args.state)
     spec["sidecar"] = {
         "bundle": bundle,
         "service": args.service,
@@ -101,6 +107,19 @@ def run(args: argparse.Namespace) -> int:
     launch(spec)
 
 
+def state_directory(wanted: str) -> tuple[str, bool]:
+    """(directory, whether it ends with the proxy). One that cannot be made is only a warning: the agent says
+    so again for each file that it cannot write, and serves."""
+    if not wanted:
+        return tempfile.mkdtemp(prefix="fastmesh-"), True
+    path = os.path.abspath(wanted)
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as error:
+        options.fail(f"warning: --state {path}: {error.strerror}; nothing will be kept")
+    return path, False
+
+
 def read_bundle(path: str) -> dict[str, Any]:
     """The bundle as parsed; ValueError says what is wrong with it."""
     try:
@@ -110,8 +129,9 @@ def read_bundle(path: str) -> dict[str, Any]:
         raise ValueError(error.strerror or str(error)) from None
     except ValueError:
         raise ValueError("not a join bundle: no JSON") from None
-    problem = check_bundle(bundle)
-    if problem:
-        raise ValueError(problem)
-    found: dict[str, Any] = bundle
-    return found
+    if not isinstance(bundle, dict):
+        raise ValueError("not a join bundle: no JSON object")
+    missing = [name for name in BUNDLE if not isinstance(bundle.get(name), str) or not bundle[name]]
+    if missing:
+        raise ValueError(f"not a join bundle: {', '.join(missing)} missing")
+    return bundle

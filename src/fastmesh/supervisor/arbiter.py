@@ -111,6 +111,8 @@ class Arbiter:
             return error.status if isinstance(error, StartError) else EXIT_START
         while self.status is None:
             self._turn()
+        if self.spec["ephemeral"]:
+            remove_directory(self.spec["state"])
         return self.status
 
     def _start(self) -> None:
@@ -467,6 +469,17 @@ class Arbiter:
         if self._agent:
             os.kill(self._agent, signals.SIGKILL)
         self.status = status
+
+
+def remove_directory(path: str) -> None:
+    """A state directory made for this proxy alone: files, no directories."""
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                os.unlink(entry.path)
+        os.rmdir(path)
+    except OSError:
+        return
 
 
 def serve(spec: Spec) -> int:

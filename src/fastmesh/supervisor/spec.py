@@ -38,7 +38,8 @@ if TYPE_CHECKING:
         file: str  # edge: the config file
         admin: tuple[str, int] | None
         drain_time: float
-        state: str  # directory; empty: nothing is kept on disk
+        state: str  # sidecar: the directory of identity and last good config
+        ephemeral: bool  # the arbiter removes that directory at its end
         access_log: str  # path, "-" or "off"
         access_log_format: str  # text | json
         log_format: str  # text | json
