@@ -39,7 +39,9 @@ def is_ip(text: str) -> bool:
 def lookup(host: str) -> tuple[list[str], str]:
     """(addresses, sorted; why there are none)."""
     try:
-        found = _socket.getaddrinfo(host, None, 0, _socket.SOCK_STREAM)
+        # Bytes: for a str Python loads its IDNA codec and a megabyte of tables, which a wire-form name does
+        # not need.
+        found = _socket.getaddrinfo(host.encode("ascii"), None, 0, _socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         return [], getattr(error, "strerror", None) or str(error)
     return sorted({str(entry[4][0]) for entry in found}), ""

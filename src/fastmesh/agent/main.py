@@ -7,9 +7,10 @@ workers serve what was published last, and its successor finds what it needs in 
 
 from __future__ import annotations
 
+import gc
 import time
 
-from fastmesh.agent.admin import Admin
+from fastmesh.agent.admin import PLAIN, Admin
 from fastmesh.agent.dns import Resolver
 from fastmesh.agent.loop import Loop
 from fastmesh.agent.names import Names
@@ -81,6 +82,8 @@ class Agent:
 
             self.sidecar = Sidecar(self)
             self.sidecar.start()
+        # The arbiter froze and stopped its collector before the fork; here objects come and go.
+        gc.enable()
         self.loop.run()
         if self.access_log is not None:
             self.access_log.flush()
@@ -178,13 +181,17 @@ class Agent:
     # --- what the admin endpoint asks
 
     def _asked(self, method: str, path: str, query: dict[str, str]) -> tuple[int, str, bytes, str]:
+        if path == "/ready" and method in ("GET", "HEAD"):
+            # What probes ask for the proxy's whole life does not load the views.
+            reason = self.not_ready()
+            return (503, PLAIN, f"{reason}\n".encode(), "") if reason else (200, PLAIN, b"LIVE\n", "")
         from fastmesh.agent import views
 
         try:
             status, kind, text = views.answer(self, method, path, query)
         except Exception as error:
             self.log.exception(f"{method} {path}", error)
-            return 500, views.TEXT, b"internal error; see the log\n", ""
+            return 500, PLAIN, b"internal error; see the log\n", ""
         return (
             status,
             kind,

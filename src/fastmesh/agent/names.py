@@ -31,10 +31,12 @@ class Names:
 
         for cluster in config["clusters"]:
             name = cluster["name"]
+            sans = cluster["tls"].get("sans", []) if "tls" in cluster else []
             known: dict[str, Any] = {
                 "name": name,
                 "service": cluster.get("service", ""),
                 "namespace": cluster.get("namespace", ""),
+                "identity": sans[0] if len(sans) == 1 else "",
             }
             _put(self.clusters, cluster_id(name), known)
             for endpoint in cluster["endpoints"]:
@@ -75,3 +77,8 @@ def service_parts(host: str, namespace: str) -> tuple[str, str]:
     if rest.endswith(".svc.cluster.local"):
         return name, rest.removesuffix(".svc.cluster.local")
     return host, namespace
+
+
+def counter_name(name: str) -> str:
+    """How a counter of shared memory is called in metrics."""
+    return f"fastmesh_{name}" if name.endswith("_total") else f"fastmesh_{name}_total"

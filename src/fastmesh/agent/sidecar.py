@@ -32,14 +32,16 @@ def local_address(control: str) -> str:
     host, _, port = control.rpartition("/")[2].rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     try:
-        family, kind, _, _, address = _socket.getaddrinfo(host, int(port), 0, _socket.SOCK_DGRAM)[0]
+        family, kind, _, _, address = _socket.getaddrinfo(
+            host.encode("ascii"), int(port), 0, _socket.SOCK_DGRAM
+        )[0]
         probe = _socket.socket(family, kind)
         try:
             probe.connect(address)  # a datagram socket: this asks the routing table and sends nothing
             return str(probe.getsockname()[0])
         finally:
             probe.close()
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # also a host name that is not ASCII
         return "127.0.0.1"
 
 

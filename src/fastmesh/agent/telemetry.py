@@ -19,7 +19,7 @@ from fastmesh._core.shm.segment import (
     STATE_NAMES,
 )
 from fastmesh.agent.accesslog import flag_letters
-from fastmesh.agent.names import UNKNOWN, peer_parts, service_parts
+from fastmesh.agent.names import UNKNOWN, counter_name, peer_parts, service_parts
 from fastmesh.agent.prometheus import Exposition, labels_text
 
 TYPE_CHECKING = False
@@ -81,17 +81,17 @@ COUNTERS = {
 OVERFLOW = "overflow"
 
 
-def counter_name(name: str) -> str:
-    return f"fastmesh_{name}" if name.endswith("_total") else f"fastmesh_{name}_total"
-
-
 def series_labels(agent: Agent, series: dict[str, Any]) -> dict[str, str]:
     """Istio's standard labels of one series."""
     direction = DIRECTION_NAMES[series["direction"]]
     inbound = direction == "inbound"
     cluster = agent.names.cluster(series["cluster"])
     endpoint = agent.names.endpoint(series["endpoint"])
-    peer = series["peer"] or UNKNOWN
+    peer = series["peer"]
+    if not peer and not inbound and SECURITY_NAMES[series["security"]] == "mutual_tls":
+        # The handshake succeeded, so the upstream is who the cluster accepts: known where that is one
+        # identity.
+        peer = cluster.get("identity", "")
     peer_namespace, peer_account = peer_parts(peer)
     own = agent.workload
     if inbound:

@@ -1,4 +1,5 @@
-"""What the admin endpoint shows, but for /metrics: text and JSON made from the agent's parts when asked.
+"""What the admin endpoint shows, but for /ready (main.py) and /metrics (telemetry.py): text and JSON made
+from the agent's parts when asked.
 
 Reads; owns nothing. No view shows a private key or a token. Loaded with the first request: an agent that
 nobody asks does not carry it.
@@ -10,7 +11,8 @@ import json
 import time
 
 from fastmesh._core.shm.segment import STATE_NAMES
-from fastmesh.agent.telemetry import counter_name
+from fastmesh.agent.admin import PLAIN
+from fastmesh.agent.names import counter_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     Query = dict[str, str]
     Answer = tuple[int, str, str]  # status, content type, body
 
-TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
 REDACTED = "[redacted]"
 SECRETS = {"key", "token"}
@@ -44,12 +45,7 @@ def as_json(value: object, status: int = 200) -> Answer:
 
 
 def index(agent: Agent, query: Query) -> Answer:
-    return 200, TEXT, INDEX
-
-
-def ready(agent: Agent, query: Query) -> Answer:
-    reason = agent.not_ready()
-    return (503, TEXT, f"{reason}\n") if reason else (200, TEXT, "LIVE\n")
+    return 200, PLAIN, INDEX
 
 
 def gauges(agent: Agent) -> dict[str, int | float]:
@@ -83,7 +79,7 @@ def stats(agent: Agent, query: Query) -> Answer:
     shown = {name: values[name] for name in sorted(values) if wanted in name}
     if query.get("format") == "json":
         return as_json({"stats": [{"name": name, "value": value} for name, value in shown.items()]})
-    return 200, TEXT, "".join(f"{name}: {value}\n" for name, value in shown.items())
+    return 200, PLAIN, "".join(f"{name}: {value}\n" for name, value in shown.items())
 
 
 def metrics(agent: Agent, query: Query) -> Answer:
@@ -168,7 +164,7 @@ def clusters(agent: Agent, query: Query) -> Answer:
             lines.append(f"{lead}::hostname::{endpoint['hostname']}\n")
             lines.append(f"{lead}::health_flags::{endpoint['health']}\n")
             lines.append(f"{lead}::weight::{endpoint['weight']}\n")
-    return 200, TEXT, "".join(lines)
+    return 200, PLAIN, "".join(lines)
 
 
 def certs(agent: Agent, query: Query) -> Answer:
@@ -228,13 +224,12 @@ def server_info(agent: Agent, query: Query) -> Answer:
 
 def quitquitquit(agent: Agent, query: Query) -> Answer:
     agent.ask_to_drain()
-    return 200, TEXT, "draining\n"
+    return 200, PLAIN, "draining\n"
 
 
 GET = {
     "/": index,
     "/help": index,
-    "/ready": ready,
     "/stats": stats,
     "/stats/prometheus": metrics,
     "/metrics": metrics,
@@ -248,11 +243,13 @@ POST = {"/quitquitquit": quitquitquit}
 
 def answer(agent: Agent, method: str, path: str, query: Query) -> Answer:
     """The answer to one request; 404 and 405 as they should be (the caller adds Allow)."""
+    if path == "/ready":
+        return 405, PLAIN, "only GET\n"
     if path in GET:
-        return GET[path](agent, query) if method in ("GET", "HEAD") else (405, TEXT, "only GET\n")
+        return GET[path](agent, query) if method in ("GET", "HEAD") else (405, PLAIN, "only GET\n")
     if path in POST:
-        return POST[path](agent, query) if method == "POST" else (405, TEXT, "only POST\n")
-    return 404, TEXT, f"nothing at {path}; see /\n"
+        return POST[path](agent, query) if method == "POST" else (405, PLAIN, "only POST\n")
+    return 404, PLAIN, f"nothing at {path}; see /\n"
 
 
 def allowed(path: str) -> str:
