@@ -140,10 +140,10 @@ class Connection:
             return
         self._in += data
         head, end, _ = self._in.partition(b"\r\n\r\n")
-        if end:
-            self._respond(head)
-        elif len(self._in) > REQUEST_BYTES:
+        if len(head) > REQUEST_BYTES:
             self._send(431, PLAIN, b"the request is too large\n")
+        elif end:
+            self._respond(head)
 
     def _respond(self, head: bytes) -> None:
         method = "GET"
