@@ -36,8 +36,9 @@ def subset_labels(rule: Rule | None, subset: str) -> dict[str, str]:
 
 def base_cluster(
     index: Index, host: str, port: int, subset: str, namespace: str
-) -> tuple[ir.Cluster, dict[str, Any]]:
-    """A cluster without endpoints, with the settings of its DestinationRule; and the rule's tls block."""
+) -> tuple[ir.Cluster, dict[str, Any] | None]:
+    """A cluster without endpoints, with the settings of its DestinationRule; and the rule's tls block, if
+    there is one."""
     policy = effective_policy(index.rule(host), subset, port)
     out: ir.Cluster = {"name": cluster_name(port, subset, host), "service": host, "endpoints": []}
     if namespace:
@@ -55,29 +56,33 @@ def base_cluster(
         out["max_requests_per_connection"] = http["maxRequestsPerConnection"]
     if "maxConnections" in tcp:
         out["max_connections"] = tcp["maxConnections"]
-    tls: dict[str, Any] = policy.get("tls", {})
-    return out, tls
+    return out, policy.get("tls")
 
 
-def entry_endpoints(
-    index: Index, service: Service, host: str, port: int, labels: dict[str, str]
-) -> list[ir.Endpoint]:
+def add_entry_endpoints(
+    out: ir.Cluster, index: Index, service: Service, host: str, port: int, labels: dict[str, str]
+) -> None:
     """The endpoints that ServiceEntries give for a port, filtered by a subset's labels."""
-    out: list[ir.Endpoint] = []
     for entry in service.entries:
         own = entry_port(entry, port)
-        if own is not None:
-            out += [
-                member_endpoint(member, own, namespace, name)
-                for member, namespace, name in entry_members(index, entry, host)
-                if labels_match(labels, member.get("labels", {}))
-            ]
-    return out
+        for member, namespace, name in entry_members(index, entry, host) if own is not None else ():
+            if own is not None and labels_match(labels, member.get("labels", {})):
+                add_endpoint(out, member_endpoint(member, own, namespace, name))
 
 
 def entry_port(entry: Resource, port: int) -> dict[str, Any] | None:
     found: dict[str, Any] | None = next((p for p in entry.spec["ports"] if p["number"] == port), None)
     return found
+
+
+def add_endpoint(out: ir.Cluster, endpoint: ir.Endpoint) -> None:
+    """An address is one endpoint, whoever names it: the first counts, but TLS wins over plain text."""
+    for known in out["endpoints"]:
+        if (known["address"], known["port"]) == (endpoint["address"], endpoint["port"]):
+            if endpoint.get("tls"):
+                known["tls"] = True
+            return
+    out["endpoints"].append(endpoint)
 
 
 def member_endpoint(member: dict[str, Any], own: dict[str, Any], namespace: str, name: str) -> ir.Endpoint:

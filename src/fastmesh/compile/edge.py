@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastmesh.compile.clusters import (
     ALPN,
+    add_entry_endpoints,
     base_cluster,
     bracketed,
     cluster_name,
-    entry_endpoints,
     is_dns,
     origination,
     subset_labels,
@@ -251,10 +251,10 @@ class _Edge:
         assert service is not None  # validate has refused unknown hosts
         rule = self.index.rule(host)
         out, tls = base_cluster(self.index, host, port, subset, service.namespace)
-        out["endpoints"] = entry_endpoints(self.index, service, host, port, subset_labels(rule, subset))
+        add_entry_endpoints(out, self.index, service, host, port, subset_labels(rule, subset))
         if is_dns(service) and any(not is_ip(e["address"]) for e in out["endpoints"]):
             out["dns"] = True
-        if tls.get("mode", "DISABLE") != "DISABLE":
+        if tls is not None and tls.get("mode", "DISABLE") != "DISABLE":
             name = self.client_context(tls, host, port, subset)
             out["tls"], _ = origination(tls, host, service, name)
             for e in out["endpoints"]:

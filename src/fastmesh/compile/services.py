@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from fastmesh.compile.clusters import (
+    add_endpoint,
     base_cluster,
     bracketed,
     cluster_name,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from fastmesh.compile.fragment import Fragment, FragmentHost
     from fastmesh.model import ir
 
+AUTO: Final = "AUTO"
+"""The TLS mode without a DestinationRule: mTLS to whoever has a sidecar that speaks it."""
 IDENTITY: Final = "identity"
 """The name of the TLS context that is the sidecar's own certificate; its agent fills it in."""
 TLS_MODE_LABEL: Final = "security.istio.io/tlsMode"
@@ -196,18 +199,19 @@ class _Service:
         )
         out, tls = base_cluster(self.world.index, host, port, subset, namespace)
         labels = subset_labels(rule, subset)
-        mode = tls.get("mode", "AUTO")
+        # without a rule the mesh decides; a tls block without mode means DISABLE, as in Istio
+        mode = AUTO if tls is None else tls.get("mode", "DISABLE")
         identities: set[str] = set()
         for w in self.world.workloads.get(host, ()):
             identities |= self.add_workload(out, w, labels, mode)
         if service is not None:
             for entry in service.entries:
                 identities |= self.add_entry(out, entry, host, port, labels, mode)
-                if mode in ("AUTO", "ISTIO_MUTUAL"):
+                if mode in (AUTO, "ISTIO_MUTUAL"):
                     identities.update(entry.spec.get("subjectAltNames", ()))
             if is_dns(service) and any(not is_ip(e["address"]) for e in out["endpoints"]):
                 out["dns"] = True
-        if mode in ("SIMPLE", "MUTUAL"):
+        if tls is not None and mode in ("SIMPLE", "MUTUAL"):
             context = f"client/{host}" + (f"/{subset}" if subset else "") + f":{port}"
             out["tls"], self.tls[context] = origination(tls, host, service, context)
         elif mode == "ISTIO_MUTUAL" or any(e.get("tls") for e in out["endpoints"]):
@@ -221,7 +225,7 @@ class _Service:
         return name
 
     def dials_tls(self, mode: str, auto: bool) -> bool:
-        return auto if mode == "AUTO" else mode != "DISABLE"
+        return auto if mode == AUTO else mode != "DISABLE"
 
     def add_workload(self, out: ir.Cluster, w: Workload, labels: dict[str, str], mode: str) -> set[str]:
         """A sidecar's inbound listener as endpoint; returns its identity, also when the subset leaves it out:
@@ -241,7 +245,7 @@ class _Service:
                 endpoint["tls"] = True
             if w.labels.get("version"):
                 endpoint["version"] = w.labels["version"]
-            out["endpoints"].append(endpoint)
+            add_endpoint(out, endpoint)
         return {w.identity}
 
     def add_entry(
@@ -264,7 +268,7 @@ class _Service:
             endpoint = member_endpoint(member, own, namespace, name)
             if self.dials_tls(mode, auto):
                 endpoint["tls"] = True
-            out["endpoints"].append(endpoint)
+            add_endpoint(out, endpoint)
         wanted = entry.spec.get("workloadSelector", {}).get("labels")
         if wanted is not None:
             for w in self.selected(entry.namespace, wanted):

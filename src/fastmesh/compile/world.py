@@ -183,6 +183,8 @@ class _Derived:
         self.mesh_rules: dict[str, Resource] = {}
         for vs in bindings(index).get(MESH, ()):
             for raw in vs.spec["hosts"]:
+                if raw == "*":
+                    continue  # for gateways only
                 self.mesh_rules.setdefault(index.canonical(raw, vs.namespace), vs)
         self.wild_rules = [h for h in self.mesh_rules if "*" in h]
         self.leads_to: dict[str, set[str]] = {

@@ -57,7 +57,7 @@ class Problem:
         if self.file:
             parts.append(f"{self.file}:{self.line}" if self.line else self.file)
         if self.kind or self.name:
-            what = f"{self.namespace}/{self.name}" if self.namespace else self.name
+            what = f"{self.namespace}/{self.name}" if self.namespace and self.name else self.name
             parts.append(f"{self.kind or 'resource'} {what}".strip())
         if self.path:
             parts.append(self.path)

@@ -10,7 +10,7 @@ from fastmesh.model import formats as fmt
 from fastmesh.model.fields import NOT_YET, Bool, Enum, Int, List, Map, Message, Str, clip, gone, later, req
 from fastmesh.model.problems import Reporter
 from fastmesh.model.schema_destinationrule import LABELS
-from fastmesh.model.schema_virtualservice import EXPORT_TO, PORT
+from fastmesh.model.schema_virtualservice import EXPORT_TO, MAX_TOTAL_WEIGHT, PORT
 
 MAX_ENDPOINT_WEIGHT: Final = 65535
 
@@ -167,6 +167,8 @@ def _address(value: str, r: Reporter) -> None:
 
 
 def _workload_entry(d: dict[str, Any], r: Reporter) -> None:
+    if d.get("weight") == 0:
+        r.warn("0 means 1, as in Istio: the endpoint gets requests", "remove the endpoint", at=("weight",))
     if not d.get("address"):
         r.add("is required", at=("address",))
 
@@ -211,6 +213,8 @@ def _service_entry(d: dict[str, Any], r: Reporter) -> None:
                     f"its ports: {', '.join(sorted(names))}",
                     at=("endpoints", i, "ports", k),
                 )
+    if sum(e.get("weight", 1) for e in endpoints) > MAX_TOTAL_WEIGHT:
+        r.add(f"the weights add up to more than {MAX_TOTAL_WEIGHT}", at=("endpoints",))
     if "workloadSelector" in d and endpoints:
         r.add("workloadSelector and endpoints exclude each other", at=("endpoints",))
     for i, p in enumerate(d.get("ports", ())):

@@ -212,6 +212,13 @@ class _Validator:
             if MESH not in [ref for ref, _ in references(vs)]:
                 continue
             for i, raw in enumerate(vs.spec["hosts"]):
+                if raw == "*" and not self.edge:
+                    self.add(
+                        vs,
+                        ("spec", "hosts", i),
+                        '"*" is possible for gateways only',
+                        "name the hosts, or *.suffix; or name the gateways without mesh",
+                    )
                 host = self.index.canonical(raw, vs.namespace)
                 first = seen.setdefault(host, vs)
                 if first is not vs:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from fastmesh.compile.edge import compile_edge
 from fastmesh.compile.fragment import localize
 from fastmesh.compile.services import Workload, World, compile_services
+from fastmesh.compile.snapshot import CellMap, pack
 from fastmesh.model.fields import Bool, Bytes, Duration, Enum, Int, List, Map, Message, Type
+from fastmesh.model.formats import is_ip
 from fastmesh.model.load import load_dicts
 from fastmesh.model.problems import ConfigError, Origin, Problem, Reporter, errors_of
 from fastmesh.model.schema import KINDS
@@ -188,6 +190,7 @@ def check_edge(docs: list[Any]) -> None:
         return
     assert not errors_of(loaded.problems)
     msgpack.packb(config)
+    check_pack(config)
     names = {c["name"] for c in config["clusters"]}
     for table in config["tables"]:
         for host in table["virtual_hosts"]:
@@ -197,6 +200,15 @@ def check_edge(docs: list[Any]) -> None:
                 assert {d["cluster"] for d in route.get("dests", ())} <= names
 
 
+def check_pack(config: Any) -> None:
+    """What is compiled can be packed for the workers (names resolved, as an agent does first)."""
+    for cluster in config["clusters"]:
+        for i, endpoint in enumerate(cluster["endpoints"]):
+            if not is_ip(endpoint["address"]):
+                endpoint["address"] = f"192.0.2.{i + 1}"
+    pack(config, CellMap())
+
+
 def check_mesh(docs: list[Any]) -> None:
     resources = load_dicts(docs).resources
     assert isinstance(validate(resources, services={WORKLOAD.host}), list)
@@ -204,7 +216,21 @@ def check_mesh(docs: list[Any]) -> None:
     for host, fragment in compile_services(world).items():
         assert fragment is not None and fragment["host"] == host
         msgpack.packb(fragment)
-        localize(fragment, "default")
+        table = {"name": "outbound", "virtual_hosts": localize(fragment, "default")}
+        identity = {"name": "identity", "server": False, "cert": b"c", "key": b"k", "ca": b"a"}
+        contexts = [
+            identity,
+            *({k: v for k, v in c.items() if not k.endswith("_file")} for c in fragment["tls"]),
+        ]
+        check_pack(
+            {
+                "node_id": "x",
+                "listeners": [],
+                "tables": [table],
+                "clusters": fragment["clusters"],
+                "tls": contexts,
+            }
+        )
         for name in ("reviews", host):
             world.resolve(name, "default")
     assert compile_services(world, [WORKLOAD.host])[WORKLOAD.host] is not None

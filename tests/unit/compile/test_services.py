@@ -167,6 +167,8 @@ def test_a_canary() -> None:
     ("tls", "dialed", "context"),
     [
         ("{mode: DISABLE}", None, None),
+        ("{}", None, None),
+        ("{}", None, None),
         ("{mode: ISTIO_MUTUAL}", True, "identity"),
         ("{mode: SIMPLE}", True, f"client/{REVIEWS}:9080"),
     ],
@@ -228,6 +230,14 @@ def test_a_service_without_workloads_stays_known() -> None:
             "endpoints": [],
         }
     }
+
+
+def test_an_address_is_one_endpoint() -> None:
+    """A workload that came back before its old lease ended."""
+    world = World([], [workload(), workload(name="reviews-old", identity="")])
+    assert [(e["workload"], e["tls"]) for e in clusters(world)[f"outbound|9080||{REVIEWS}"]["endpoints"]] == [
+        ("reviews-old", True)
+    ]
 
 
 def test_an_unknown_service() -> None:
@@ -363,7 +373,7 @@ def test_what_a_host_header_means(authority: str, namespace: str, host: str | No
 
 def test_another_state_of_the_registry_shares_what_follows_from_resources() -> None:
     world = World(resources(CANARY), [workload()], trust_domain="td")
-    other = world.with_registry([workload(), workload(version="v2")])
+    other = world.with_registry([workload(), workload(version="v2", port=15016)])
     assert other.index is world.index and other.trust_domain == "td"
     assert len(clusters(other)[f"outbound|9080||{REVIEWS}"]["endpoints"]) == 2
 

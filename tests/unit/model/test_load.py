@@ -191,9 +191,9 @@ def test_all_problems_at_once_with_their_lines() -> None:
         '"network"?)',
         "f:15: WorkloadEntry default/w: spec.weight: must be a whole number, not a string",
         "f:16: WorkloadEntry default/w: spec.network: not implemented yet",
-        'f:18: Foo default/: kind: unknown kind "Foo" (kinds: VirtualService, DestinationRule, ServiceEntry, '
+        'f:18: Foo: kind: unknown kind "Foo" (kinds: VirtualService, DestinationRule, ServiceEntry, '
         "WorkloadEntry, Gateway, PeerAuthentication)",
-        "f:18: Foo default/: metadata: is required (give metadata.name)",
+        "f:18: Foo: metadata: is required (give metadata.name)",
     ]
     with pytest.raises(ConfigError) as error:
         load_text(text, "f").ok()
