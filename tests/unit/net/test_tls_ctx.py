@@ -172,6 +172,20 @@ def test_sni_brings_certificate_policy_and_alpn(tmp_path):
             assert (codes[1] == 0) == ok
 
 
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [("web.test", True), ("a.1b", True), ("127.0.0.1", False), ("::1", False), ("fe80::a", False)],
+)
+def test_an_address_is_not_sent_as_a_name(name, sent, tmp_path):
+    seen = []
+    context = T.ssl_server(WEB.write(tmp_path))
+    context.sni_callback = lambda _sock, server_name, _context: seen.append(server_name)
+    with T.wires() as (a, b):
+        c = tls.client(tls.Ctx(ca=CA.pem), a.fileno(), sni=name.encode())
+        assert T.shake(c, T.Oracle(context, b, server=True)) == (0, 0)
+    assert seen == [name if sent else None]
+
+
 # --- ALPN
 
 

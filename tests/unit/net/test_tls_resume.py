@@ -257,3 +257,15 @@ def test_a_forged_ticket_is_a_full_handshake(tmp_path):
     client = client_ctx()
     assert not visit(client, [server_ctx()])[0]
     assert not visit(client, [server_ctx(CA.leaf(uris=[WEB_ID.decode()]))])[0]
+
+
+def test_a_ticket_too_large_to_wait_goes_at_once():
+    """A certificate with many names makes a large ticket: the first answer must not need room for it."""
+    large = CA.leaf(uris=[REVIEWS_ID.decode()], dns=[f"{'n' * 40}{i}.example.com" for i in range(160)])
+    client, server = client_ctx(large), server_ctx()
+    assert len(large.cert) > 12000
+    assert [visit(client, [server])[0] for _ in range(3)] == [False, True, True]
+    with T.ours(client, [server], sans=[WEB_ID]) as (c, s):
+        assert T.shake(c, s) == (0, 0)
+        assert c.read() == tls.AGAIN                          # only the ticket has come
+        T.echo(c, s, b"z" * 60000)

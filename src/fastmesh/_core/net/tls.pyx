@@ -23,7 +23,8 @@ from fastmesh._core.net.tls_peer cimport PeerName, peer_check, peer_copy, peer_h
 
 cdef enum:
     RECORD_OVERHEAD = 256        # OpenSSL's own bound of a record's header, padding and tag
-    GATHER = TLS_BATCH * (TLS_RECORD + RECORD_OVERHEAD) + 4096   # a batch, and a ticket before it
+    TICKET_MAX = 4096            # a ticket that may wait: some 300 bytes, with a client certificate 1 KiB; a larger one goes at once
+    GATHER = TLS_BATCH * (TLS_RECORD + RECORD_OVERHEAD) + TICKET_MAX   # a batch, and a ticket before it
     BULK_READ = 4 * (TLS_RECORD + RECORD_OVERHEAD)   # OpenSSL's read buffer once a recv has filled the usual one
     SNI_MAX = 255
 
@@ -258,6 +259,20 @@ cdef Tls *tls_server(TlsCtx **by_sni, uint32_t n, int fd) noexcept nogil:
     return t
 
 
+cdef bint is_address(const char *p, uint32_t n) noexcept nogil:
+    """An IP address is no SNI (RFC 6066 3); no DNS name ends in a label of digits, or has a colon."""
+    cdef uint32_t i, label = 0
+    for i in range(n):
+        if p[i] == 58:
+            return True
+        if p[i] == 46:
+            label = i + 1
+    for i in range(label, n):
+        if not 48 <= p[i] <= 57:
+            return False
+    return True
+
+
 cdef Tls *tls_client(TlsCtx *ctx, int fd, const char *sni, uint32_t sni_n, const TlsPeer *peer, uint64_t session_key) noexcept nogil:
     cdef Tls *t = tls_new(ctx, fd, False)
     cdef char name[SNI_MAX + 1]
@@ -265,7 +280,7 @@ cdef Tls *tls_client(TlsCtx *ctx, int fd, const char *sni, uint32_t sni_n, const
     if t == NULL:
         return NULL
     SSL_set_connect_state(t.ssl)
-    if 0 < sni_n <= SNI_MAX:
+    if 0 < sni_n <= SNI_MAX and not is_address(sni, sni_n):
         memcpy(name, sni, sni_n)
         name[sni_n] = 0
         ok = SSL_set_tlsext_host_name(t.ssl, name) == 1
@@ -406,9 +421,10 @@ cdef int tls_handshake(Tls *t) noexcept nogil:
     else:
         r = established(t)
     # a ticket waits for the first answer; an alert or Finished that did not go out yet goes first
-    if gather_n and t.lazy and r == FM_OK:
+    if gather_n and t.lazy and r == FM_OK and gather_n <= TICKET_MAX:
         r = stash(t)
     elif gather_n:
+        t.lazy = 0
         flush_all(t)
     if r in (FM_OK, FM_AGAIN) and t.out_n and not t.lazy:
         return FM_WANT_WRITE
@@ -465,7 +481,7 @@ cdef uint32_t tls_pending(const Tls *t) noexcept nogil:
 cdef int tls_write(Tls *t, const char *p, uint32_t n) noexcept nogil:
     """`sent`: plaintext that is in the socket; `held`: in `out` or in the gather buffer."""
     cdef uint32_t sent, held = 0, part
-    cdef int r = FM_OK
+    cdef int r = FM_OK, flushed
     global gather_n
     if t.code != FM_OK:
         return t.code
@@ -505,12 +521,14 @@ cdef int tls_write(Tls *t, const char *p, uint32_t n) noexcept nogil:
                 held = 0
     t.cork = 0
     if gather_n:
-        if r == FM_OK:
-            r = flush_all(t)
-        else:
-            gather_n = 0
+        flushed = flush_all(t)                             # also what was encrypted before SSL_write was refused
+        if flushed == FM_OK:
+            sent += held
+            held = 0
+        elif r == FM_OK:
+            r = flushed
     if r == FM_OK:
-        return <int>(sent + held)
+        return <int>sent
     if t.code == FM_OK and r not in (FM_WANT_WRITE, FM_AGAIN):
         fail(t)
     t.held = held
