@@ -301,6 +301,7 @@ def spoilt(draw: st.DrawFn) -> bytes:
 @settings(max_examples=3000, suppress_health_check=[HealthCheck.too_slow])
 @given(spoilt(), st.sampled_from([b"GET", b"HEAD"]))
 @example(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 00005\r\n\r\nhello", b"GET")
+@example(b"GET / HTTP/1.1\r\nHost: a:\r\n\r\n", b"GET")
 @example(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close;\r\n\r\n", b"GET")
 @example(b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", b"GET")
 @example(b"HTTP/1.1 304 x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"GET")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import random
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def test_without_atheris_fuzzing_is_skipped_with_a_reason(tmp_path):
     path = ":".join([str(tmp_path), *(str(HERE.parents[1] / part) for part in ("src", "tests"))])
     done = subprocess.run(
         [sys.executable, str(HERE / "run.py"), "--seconds", "1"],
-        env={"PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=60,

@@ -141,7 +141,8 @@ cdef class Body:
                 out.append(text(spans[i]))
             if self.b.done:
                 if self.b.has_trailers:
-                    self.trailer_section = pending[:used]
+                    self.trailer_section = pending[used - <int>self.b.line_n:used]
+                    assert self.trailer_section == pending[:used], "the section is not what the last call consumed"
                 return 0, b"".join(out), pending[used:]
             pending = pending[used:]
             if not pending or (used == 0 and count == 0):
