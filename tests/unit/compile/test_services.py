@@ -168,7 +168,6 @@ def test_a_canary() -> None:
     [
         ("{mode: DISABLE}", None, None),
         ("{}", None, None),
-        ("{}", None, None),
         ("{mode: ISTIO_MUTUAL}", True, "identity"),
         ("{mode: SIMPLE}", True, f"client/{REVIEWS}:9080"),
     ],

@@ -1,0 +1,111 @@
+"""The reference of the config language, written from the schemas: `python -m fastmesh.model.reference >
+docs/CONFIG.md`.
+
+A test holds the file to what this prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fastmesh.model.fields import (
+    Bool,
+    Bytes,
+    Duration,
+    Enum,
+    Field,
+    Int,
+    List,
+    Map,
+    Message,
+    Type,
+)
+from fastmesh.model.schema import KINDS, SERVER_SIDE_METADATA
+from fastmesh.model.schema_virtualservice import RETRY_ON
+
+INTRO = """\
+# The config language
+
+fastmesh reads Istio's resources, field for field (API of Istio 1.31). A field that is not implemented yet is
+refused with its path and the reason, and so is everything unknown: nothing is dropped silently. All problems
+of a file are told at once, with file and line. This page is generated from the schemas.
+
+- YAML (several documents, anchors, merge keys; a key given twice is an error), JSON, and `kind: List`.
+- `metadata`: name, namespace (default `default`), labels, annotations. What a server adds is accepted and has
+  no effect: `status`, and of metadata
+  {metadata}.
+- Durations: `5s`, `1.5s`, `100ms`, `1h30m`; whole milliseconds.
+- Regexes: RE2, matched against the whole value.
+- A host without a dot is a service of the rule's namespace: `reviews` is
+  `reviews.default.svc.cluster.local`. Rules in the namespace `istio-system` are mesh-wide.
+- `retryOn` takes {retry_on}. Routes that forward are
+  retried twice by default, on `connect-failure` and `refused-stream`; `retries.attempts: 0` turns it off.
+- `exportTo` takes `"*"` only. A port's `protocol` is HTTP or HTTPS: HTTP/2, gRPC and TCP are refused.
+
+On an edge (`fastmesh edge --config FILE`) every Gateway of the file belongs to the proxy, whatever its
+`selector` says; hosts of VirtualServices are taken literally; TLS files are relative to the file's folder;
+several VirtualServices of one host are merged, a rule without match last. In a mesh a host has one
+VirtualService, services of the registry have one port (their application's), and the mode without any
+PeerAuthentication is STRICT.
+"""
+
+
+def messages(type_: Type | None, seen: set[str]) -> Iterator[Message]:
+    """Every message below a type, each once, outer ones first."""
+    if isinstance(type_, List):
+        yield from messages(type_.item, seen)
+    elif isinstance(type_, Map):
+        yield from messages(type_.value, seen)
+    elif isinstance(type_, Message) and type_.name not in seen:
+        seen.add(type_.name)
+        yield type_
+        for field in type_.fields.values():
+            yield from messages(field.type, seen)
+
+
+def describe(type_: Type) -> str:
+    """A type in words."""
+    if isinstance(type_, Message):
+        return type_.name
+    if isinstance(type_, List):
+        return f"list of {describe(type_.item)}"
+    if isinstance(type_, Map):
+        return f"map to {describe(type_.value)}"
+    if isinstance(type_, Enum):
+        later = f"; not yet: {', '.join(type_.later)}" if type_.later else ""
+        return ", ".join(f"`{v}`" for v in type_.values) + later
+    if isinstance(type_, Int):
+        return f"{type_.low} to {type_.high}"
+    if isinstance(type_, Duration):
+        return "duration" + (", `0s` for none" if type_.zero else "")
+    return {Bool: "boolean", Bytes: "base64"}.get(type(type_), "string")
+
+
+def row(name: str, field: Field) -> str:
+    if field.type is None:
+        return f"| `{name}` | *{field.later}*{'; ' + field.hint if field.hint else ''} |"
+    return f"| `{name}` | {describe(field.type)}{' (required)' if field.required else ''} |"
+
+
+def reference() -> str:
+    names = sorted(SERVER_SIDE_METADATA)
+    out = [
+        INTRO.format(
+            metadata=",\n  ".join(", ".join(names[i : i + 5]) for i in range(0, len(names), 5)),
+            retry_on=", ".join(f"`{w}`" for w in RETRY_ON),
+        )
+    ]
+    for kind, (versions, schema) in KINDS.items():
+        out.append(f"## {kind}\n\n`apiVersion`: {', '.join(versions)}\n")
+        # each kind is told whole, though some messages are in several
+        for message in messages(schema, set()):
+            if message is not schema:
+                out.append(f"### {kind}: {message.name}\n")
+            out.append("| field | |\n|---|---|")
+            out += [row(name, field) for name, field in message.fields.items()]
+            out.append("")
+    return "\n".join(out)
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
