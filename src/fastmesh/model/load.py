@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from fastmesh.model.fields import clip, name_of
-from fastmesh.model.problems import ConfigError, Origin, Problem, errors_of
+from fastmesh.model.problems import ConfigError, Origin, Problem, TooManyProblems, errors_of
 from fastmesh.model.schema import DEFAULT_NAMESPACE, Resource, parse_resource
 from fastmesh.model.yamldoc import MAX_BYTES, Lines, Locator, Reader, Unreadable
 
@@ -94,11 +94,21 @@ def load_text(text: str | bytes, name: str = "<config>", namespace: str = DEFAUL
 
     `namespace`: where objects without metadata.namespace go."""
     out = Loaded()
-    for doc in load_documents(text, name, out.problems):
-        resource = parse_resource(doc.data, doc.origin, out.problems, namespace)
-        if resource is not None:
-            out.resources.append(resource)
+    _check(load_documents(text, name, out.problems), out, namespace)
     return out
+
+
+def _check(documents: list[Document], out: Loaded, namespace: str) -> None:
+    try:
+        for doc in documents:
+            resource = parse_resource(doc.data, doc.origin, out.problems, namespace)
+            if resource is not None:
+                out.resources.append(resource)
+    except TooManyProblems:
+        origin = doc.origin
+        out.problems.append(
+            Problem("too many problems: the rest is not checked", file=origin.file, line=origin.line)
+        )
 
 
 def load_file(path: str, namespace: str = DEFAULT_NAMESPACE) -> Loaded:
@@ -113,8 +123,5 @@ def load_file(path: str, namespace: str = DEFAULT_NAMESPACE) -> Loaded:
 def load_dicts(docs: list[Any], name: str = "<api>", namespace: str = DEFAULT_NAMESPACE) -> Loaded:
     """Resources that are plain data already (from a store or an HTTP body)."""
     out = Loaded()
-    for doc in docs:
-        resource = parse_resource(doc, Origin(name), out.problems, namespace)
-        if resource is not None:
-            out.resources.append(resource)
+    _check([Document(doc, Origin(name)) for doc in docs], out, namespace)
     return out

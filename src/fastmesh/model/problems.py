@@ -20,6 +20,10 @@ MAX_SHOWN = 200
 """How many problems an error prints; the rest is counted. JSON has all of them."""
 
 
+MAX_PROBLEMS = 10_000
+"""More are not looked for: a text of nothing but mistakes must not fill the memory with messages."""
+
+
 class Locator(Protocol):
     """Finds the line of a field in the document that it came from."""
 
@@ -93,6 +97,10 @@ class ConfigError(Exception):
         return json.dumps({"errors": [p.to_dict() for p in self.problems]}, indent=2)
 
 
+class TooManyProblems(Exception):
+    """MAX_PROBLEMS are found: checking ends here."""
+
+
 def errors_of(problems: Iterable[Problem]) -> list[Problem]:
     return [p for p in problems if p.severity == "error"]
 
@@ -143,6 +151,8 @@ class Reporter:
     def add(
         self, message: str, hint: str = "", *, at: Sequence[PathPart] = (), severity: Severity = "error"
     ) -> None:
+        if len(self.problems) >= MAX_PROBLEMS:
+            raise TooManyProblems
         full = (*self.path, *at)
         self.problems.append(
             replace(

@@ -17,7 +17,7 @@ from typing import Any, Final
 import yaml
 
 from fastmesh.model.fields import clip
-from fastmesh.model.problems import Path, Problem
+from fastmesh.model.problems import MAX_PROBLEMS, Path, Problem
 
 MAX_BYTES: Final = 32 * 1024 * 1024
 """A text larger than this is refused unread: 10,000 routes take about 3 MB."""
@@ -204,6 +204,8 @@ class Reader:
                 raise Unreadable(f"{clip(value)} cannot be a key", at, "put it in quotes")
             frame.key = value
             if value is not MERGE and value in frame.value:
+                if len(self.problems) >= MAX_PROBLEMS:
+                    raise Unreadable("too many problems: the rest is not checked", at)
                 hint = "plain YAML would keep the last and drop the first silently"
                 self.problems.append(
                     Problem(f"the key {clip(value)} is given twice", hint=hint, file=self.name, line=at)

@@ -12,7 +12,7 @@ import pytest
 
 from fastmesh.model import yamldoc
 from fastmesh.model.load import load_dicts, load_file, load_text
-from fastmesh.model.problems import MAX_SHOWN, ConfigError, Problem, render_path
+from fastmesh.model.problems import MAX_PROBLEMS, MAX_SHOWN, ConfigError, Problem, render_path
 
 WORKLOAD = """\
 apiVersion: networking.istio.io/v1
@@ -349,6 +349,20 @@ def test_files(tmp_path: Path) -> None:
         f"{tmp_path}: cannot be read: Is a directory"
     ]
     assert load_file("a\0b").problems
+
+
+def test_problems_are_bounded() -> None:
+    labels = {f"a {i}": "x" for i in range(4000)}
+    doc = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "WorkloadEntry",
+        "metadata": {"name": "w", "labels": labels},
+        "spec": {"address": "10.0.0.1", "labels": labels},
+    }
+    problems = load_dicts([doc, doc], "f").problems
+    assert len(problems) == MAX_PROBLEMS + 1
+    assert messages("a: 1\n" * (MAX_PROBLEMS + 2))[MAX_PROBLEMS:][0].endswith("the rest is not checked")
+    assert str(problems[-1]) == "f: too many problems: the rest is not checked"
 
 
 def test_plain_data() -> None:
