@@ -21,6 +21,7 @@ KINDS = {"gateway": 0, "outbound": 1, "inbound": 2}
 TLS_MODES = {"disable": 0, "strict": 1, "permissive": 2}
 LB = {"ROUND_ROBIN": 0, "LEAST_REQUEST": 1, "RANDOM": 2}
 TLS_VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 HTTPS_REDIRECT = 1
 VERIFY_SAN = 2
 ENDPOINT_TLS = 1
@@ -70,7 +71,7 @@ class CellMap:
 
 def address_bytes(address: str, path: str) -> tuple[int, bytes]:
     """(4 or 6, network-order bytes) of an IP literal."""
-    for family, kind in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+    for family, kind in FAMILIES.items():
         try:
             return family, socket.inet_pton(kind, address)
         except OSError:
@@ -113,7 +114,7 @@ def pack_tls(packer: Packer, tls: ir.TlsContext, path: str) -> int:
 
 def pack_endpoints(packer: Packer, cluster: ir.Cluster, cells: CellMap, path: str) -> list[int]:
     made, total = [], 0
-    seen: set[int] = set()
+    seen: set[str] = set()
     for i, endpoint in enumerate(cluster["endpoints"]):
         at = f"{path}.endpoints[{i}]"
         family, raw = address_bytes(endpoint["address"], f"{at}.address")
@@ -121,14 +122,15 @@ def pack_endpoints(packer: Packer, cluster: ir.Cluster, cells: CellMap, path: st
         weight = uint(endpoint.get("weight", 1), f"{at}.weight", MAX_WEIGHT)
         if weight == 0:
             continue  # takes no request: as if it were not there
+        host = socket.inet_ntop(FAMILIES[family], raw)  # one spelling, so that one address has one cell
+        text = f"{host}:{port}" if family == 4 else f"[{host}]:{port}"
+        if text in seen:
+            continue  # a name may resolve to an address that is there already: the first says how
+        seen.add(text)
         total += weight
         if total > MAX_TOTAL:
             raise refuse(path, f"weights add up to more than {MAX_TOTAL}")
-        text = f"{endpoint['address']}:{port}" if family == 4 else f"[{endpoint['address']}]:{port}"
         cell, tag = cells.take(cluster["name"], text, at)
-        if cell in seen:
-            raise refuse(at, f"{text} is there twice")
-        seen.add(cell)
         made.append(
             packer.endpoint(
                 family=family,

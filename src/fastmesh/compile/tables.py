@@ -6,6 +6,7 @@ processes. Whatever cannot be packed is refused with its path in the config.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ FORWARD, REDIRECT, DIRECT = 0, 1, 2
 REWRITE_PREFIX, REWRITE_FULL = 1, 2
 HDR_SET, HDR_ADD, HDR_REMOVE = 0, 1, 2
 MAX_HOST = 253  # RFC 1035: a longer name cannot be asked for
+MAX_NAME, MAX_VALUE = 256, 8192  # as SNAP_MAX_NAME, SNAP_MAX_VALUE
+TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 5.6.2
 MAX_WEIGHT = 1_000_000
 MAX_TOTAL = 16_777_216
 # Bits of SnapAction.retry_on by Envoy's names.
@@ -108,13 +111,37 @@ def pack_regex(packer: Packer, pattern: str, path: str) -> int:
     return packer.regex(raw)
 
 
-def pack_hdr_ops(packer: Packer, ops: ir.HdrOps | None, first: Iterable[tuple[str, str]] = ()) -> Run:
+def field_name(name: str, path: str) -> str:
+    if not re.fullmatch(TOKEN, name) or len(name) > MAX_NAME:
+        raise refuse(path, f"{name[:80]!r} is not a header name")
+    return name
+
+
+def field_value(value: str, path: str) -> str:
+    if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value) or len(value.encode()) > MAX_VALUE:
+        raise refuse(path, f"{value[:80]!r} has a line end or a control in it, or over {MAX_VALUE} bytes")
+    return value
+
+
+def target_part(value: str, path: str) -> str:
+    """What goes into a request line, a Host or a Location."""
+    if re.search(r"[\x00-\x20\x7f]", value) or len(value.encode()) > MAX_VALUE:
+        raise refuse(path, f"{value[:80]!r} has a space or a control in it, or over {MAX_VALUE} bytes")
+    return value
+
+
+def pack_hdr_ops(packer: Packer, ops: ir.HdrOps | None, path: str, first: Iterable[list[str]] = ()) -> Run:
     """Header operations in the order in which they are applied: remove, set, add."""
-    made = [packer.hdr_op(HDR_SET, HEADER_IDS.get(n.lower(), 0), n, v) for n, v in first]
-    if ops:
-        made += [packer.hdr_op(HDR_REMOVE, HEADER_IDS.get(n.lower(), 0), n) for n in ops.get("remove", ())]
-        for op, pairs in ((HDR_SET, ops.get("set", ())), (HDR_ADD, ops.get("add", ()))):
-            made += [packer.hdr_op(op, HEADER_IDS.get(n.lower(), 0), n, v) for n, v in pairs]
+    ops = ops or {}
+    todo = [(HDR_SET, pair, "set") for pair in first]
+    todo += [(HDR_REMOVE, [name, ""], "remove") for name in ops.get("remove", ())]
+    todo += [(HDR_SET, pair, "set") for pair in ops.get("set", ())]
+    todo += [(HDR_ADD, pair, "add") for pair in ops.get("add", ())]
+    made = []
+    for op, (name, value), what in todo:
+        at = f"{path}.{what}"
+        hid = HEADER_IDS.get(name.lower(), 0)
+        made.append(packer.hdr_op(op, hid, field_name(name, at), field_value(value, f"{at}.{name}")))
     return run(made)
 
 
@@ -152,10 +179,15 @@ class TablePacker:
         self.packer = packer
         self.clusters = clusters
 
+    def both(self, where: ir.Dest | ir.Route, path: str, first: Iterable[list[str]] = ()) -> tuple[Run, Run]:
+        """The operations on the request and on the response; `first` are put before the latter."""
+        request = pack_hdr_ops(self.packer, where.get("request_headers"), f"{path}.request_headers")
+        response = pack_hdr_ops(self.packer, where.get("response_headers"), f"{path}.response_headers", first)
+        return request, response
+
     def dests(self, dests: Sequence[ir.Dest], path: str) -> tuple[Run, int]:
         """The run of destinations and their total weight."""
-        sides = [(d.get("request_headers"), d.get("response_headers")) for d in dests]
-        ops = [tuple(pack_hdr_ops(self.packer, side) for side in pair) for pair in sides]
+        ops = [self.both(d, f"{path}[{i}]") for i, d in enumerate(dests)]
         weights = [uint(d["weight"], f"{path}[{i}].weight", MAX_WEIGHT) for i, d in enumerate(dests)]
         if sum(weights) == 0:
             weights = [1] * len(dests)  # one destination without a weight takes all
@@ -179,10 +211,9 @@ class TablePacker:
             return self.forward(route, path_op, path, timeout)
         direct = route.get("direct")
         typed = []
-        if direct is not None and (direct.get("body") or direct.get("content_type")):
-            typed = [("content-type", direct.get("content_type") or "text/plain")]
-        request = pack_hdr_ops(self.packer, route.get("request_headers"))
-        response = pack_hdr_ops(self.packer, route.get("response_headers"), typed)
+        if direct is not None and direct.get("content_type", "text/plain") != "text/plain":
+            typed = [["content-type", direct["content_type"]]]  # text/plain is what it has by itself
+        request, response = self.both(route, path, typed)
         if direct is not None:
             return self.packer.action(
                 DIRECT,
@@ -196,10 +227,13 @@ class TablePacker:
         return self.packer.action(
             REDIRECT,
             status=uint(redirect.get("code", 301), f"{path}.redirect.code", 399, 300),
-            redirect_scheme=redirect.get("scheme", ""),
-            redirect_host=redirect.get("authority", ""),
+            redirect_scheme=target_part(redirect.get("scheme", ""), f"{path}.redirect.scheme"),
+            redirect_host=target_part(redirect.get("authority", ""), f"{path}.redirect.authority"),
             redirect_port=uint(redirect.get("port", 0), f"{path}.redirect.port", 65535),
-            redirect_path=redirect.get("path", "") if prefix is None else prefix,
+            redirect_path=target_part(
+                redirect.get("path", "") if prefix is None else prefix,
+                f"{path}.redirect.{'path' if prefix is None else 'prefix'}",
+            ),
             rewrite_op=0 if prefix is None else REWRITE_PREFIX,
             request_ops=request,
             response_ops=response,
@@ -209,6 +243,7 @@ class TablePacker:
         if not route["dests"]:
             raise refuse(f"{path}.dests", "empty")
         dests, total = self.dests(route["dests"], f"{path}.dests")
+        request, response = self.both(route, path)
         rewrite = route.get("rewrite") or {}
         rewrite_op = 0
         if rewrite.get("path") is not None:
@@ -224,11 +259,11 @@ class TablePacker:
             FORWARD,
             dests=dests,
             total_weight=total,
-            request_ops=pack_hdr_ops(self.packer, route.get("request_headers")),
-            response_ops=pack_hdr_ops(self.packer, route.get("response_headers")),
+            request_ops=request,
+            response_ops=response,
             rewrite_op=rewrite_op,
-            rewrite_path=rewrite.get("path") or "",
-            rewrite_host=rewrite.get("authority") or "",
+            rewrite_path=target_part(rewrite.get("path") or "", f"{path}.rewrite.path"),
+            rewrite_host=target_part(rewrite.get("authority") or "", f"{path}.rewrite.authority"),
             timeout_ms=timeout,
             per_try_timeout_ms=per_try,
             retries=uint(retries.get("attempts", 0), f"{path}.retries.attempts", 100),

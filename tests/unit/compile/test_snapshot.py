@@ -102,6 +102,22 @@ ROUTE = r"tables[0].virtual_hosts[0].routes[0]"
         ),
         (changed(dests=[{"cluster": "c", "weight": 10**6}] * 20), f"{ROUTE}.dests", "weights add up"),
         (changed(redirect={}, direct={"status": 200}), ROUTE, "exactly one of"),
+        (
+            changed(request_headers={"set": [["x-a", "a\r\nb"]]}),
+            f"{ROUTE}.request_headers.set.x-a",
+            "line end",
+        ),
+        (changed(response_headers={"add": [["x a", ""]]}), f"{ROUTE}.response_headers.add", "'x a' is not"),
+        (
+            changed(response_headers={"remove": [""]}),
+            f"{ROUTE}.response_headers.remove",
+            "'' is not a header name",
+        ),
+        (changed(rewrite={"path": "/a b"}), f"{ROUTE}.rewrite.path", "a space"),
+        (changed(rewrite={"authority": "a\n"}), f"{ROUTE}.rewrite.authority", "a space or a control"),
+        (changed(redirect={"authority": "a\r\nSet-Cookie: x"}), f"{ROUTE}.redirect.authority", "a space"),
+        (changed(redirect={"path": "/\0"}), f"{ROUTE}.redirect.path", "a space"),
+        (changed(redirect={"prefix": "x" * 9000}), f"{ROUTE}.redirect.prefix", "over 8192"),
         (changed(redirect={"code": 200}), f"{ROUTE}.redirect.code", "300 to 399"),
         (changed(direct={"status": 100}), f"{ROUTE}.direct.status", "200 to 599"),
         (changed(retries={"retry_on": ["5xx", "sometimes"]}), f"{ROUTE}.retries.retry_on[1]", "'sometimes'"),
@@ -112,7 +128,6 @@ ROUTE = r"tables[0].virtual_hosts[0].routes[0]"
             "'a' too",
         ),
         (config(clusters=[cluster("c", 1), cluster("c", 2)]), "clusters[1].name", "twice"),
-        (config(clusters=[cluster("c", 1, 1)]), "clusters[0].endpoints[1]", "127.0.0.1:1 is there twice"),
         (config(clusters=[cluster("c", 0)]), "clusters[0].endpoints[0].port", "1 to 65535"),
         (config(clusters=[cluster("c", lb="MAGIC")]), "clusters[0].lb", "ROUND_ROBIN"),
         (
@@ -180,6 +195,15 @@ def test_a_single_destination_without_a_weight_takes_all():
     router = Router(frozen)
     router.load()
     assert router.match(Request())[2] == "c"
+
+
+def test_an_address_that_is_there_twice_is_one_endpoint():
+    addresses = ["::1", "0:0::1", "10.0.0.1", "10.0.0.1"]
+    made = config(clusters=[{"name": "c", "endpoints": [{"address": a, "port": 1} for a in addresses]}])
+    frozen = Frozen(packed(made))
+    assert frozen.check() is None
+    balancer = Balancer(frozen, WorkerView(seg.Segment.create(1), 0))
+    assert list(balancer.cells("c")) == ["[::1]:1", "10.0.0.1:1"]
 
 
 def test_an_endpoint_without_weight_is_left_out_and_ipv6_is_written_in_brackets():

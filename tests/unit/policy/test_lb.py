@@ -145,9 +145,12 @@ def test_load_is_that_of_all_workers():
     for worker in s.workers[1:]:
         worker.endpoint(s.cells[1], active=1)
     assert s.pick(100) == [2] * 100
-    s.segment.reap(3)
-    s.segment.reap(2)
-    assert s.pick(100) == [2] * 100  # a dead worker's row counts until cells_high covers it
+
+
+def test_weights_of_many_endpoints_are_found():
+    weights = [1 + i % 7 for i in range(700)]
+    picks = Counter(Setup("ROUND_ROBIN", weights).pick(sum(weights)))
+    assert [picks[i] for i in range(1, 701)] == weights
 
 
 def test_a_dead_workers_load_is_forgotten():

@@ -23,18 +23,24 @@ cdef inline bint usable(const LbView *v, const SnapEndpoint *e, uint32_t avoid_c
     return e.cell != avoid_cell and not ejected(v, e)
 
 
-cdef inline const SnapEndpoint *at_weight(const SnapEndpoint *e, uint32_t place) noexcept nogil:
-    """Whose share of the cluster's total weight this place is; ends as place < total."""
-    while place >= e.weight:
-        place -= e.weight
-        e += 1
-    return e
+cdef inline const SnapEndpoint *at_weight(const SnapCluster *c, const SnapEndpoint *e, uint32_t place) noexcept nogil:
+    """Whose share of the cluster's total weight this place (below the total) is."""
+    cdef uint32_t lo = 0
+    cdef uint32_t hi = c.endpoints.n - 1
+    cdef uint32_t mid
+    while lo < hi:
+        mid = (lo + hi) >> 1
+        if e[mid].upto <= place:
+            lo = mid + 1
+        else:
+            hi = mid
+    return e + lo
 
 
 cdef inline const SnapEndpoint *by_weight(const SnapCluster *c, const SnapEndpoint *e, uint64_t *rng) noexcept nogil:
     if c.flags & CL_EQUAL:
         return e + below(rng, c.endpoints.n)
-    return at_weight(e, below(rng, c.total_weight))
+    return at_weight(c, e, below(rng, c.total_weight))
 
 
 cdef const SnapEndpoint *among(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng, uint32_t avoid_cell,
@@ -64,7 +70,7 @@ cdef inline const SnapEndpoint *in_turn(const SnapCluster *c, const SnapEndpoint
     turn[0] += 1
     if c.flags & CL_EQUAL:
         return e + turn[0] % c.endpoints.n
-    return at_weight(e, <uint32_t>(<uint64_t>turn[0] * c.rr_stride % c.total_weight))
+    return at_weight(c, e, <uint32_t>(<uint64_t>turn[0] * c.rr_stride % c.total_weight))
 
 
 cdef inline uint64_t load_of(const LbView *v, const SnapEndpoint *e) noexcept nogil:
@@ -90,13 +96,9 @@ cdef inline const SnapEndpoint *less_loaded(const SnapCluster *c, const SnapEndp
         k = below(rng, c.endpoints.n - 1)
         b = e + (k + 1 if k >= i else k)
     else:
-        # by weight among all but a: walk the shares with a's left out
+        # by weight among all but a: places with a's share left out
         place = below(rng, c.total_weight - a.weight)
-        b = e
-        while b == a or place >= b.weight:
-            if b != a:
-                place -= b.weight
-            b += 1
+        b = at_weight(c, e, place if place < a.upto - a.weight else place + a.weight)
     if not usable(v, b, avoid_cell):
         return a
     if not usable(v, a, avoid_cell):

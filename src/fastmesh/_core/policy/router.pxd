@@ -16,5 +16,11 @@ cdef int router_match(const Snap *s, uint32_t table, const Msg *m, bint tls, uin
 "*.suffix" (each with port, then without), "*". Hosts compare ASCII case-insensitively; a trailing dot is ignored."""
 
 cdef int router_load(const Snap *s) noexcept nogil
-"""Compile the regexes of a generation that this process takes up (RE2; bounded memory per pattern); FM_OK or FM_ESNAP. Frees the
-ones of the generation before. Called once a generation by a worker, outside of requests."""
+"""router_prepare and router_commit in one."""
+
+cdef int router_prepare(const Snap *s) noexcept nogil
+"""Compile the regexes of a generation that this process is about to take up (RE2; bounded memory per pattern); FM_OK or FM_ESNAP. Those
+in use stay. Called once a generation by a worker, outside of requests."""
+
+cdef void router_commit() noexcept nogil
+"""Use what the last successful router_prepare compiled, and free the regexes of the generation before. Cannot fail."""

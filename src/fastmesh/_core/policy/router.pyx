@@ -22,35 +22,49 @@ cdef enum:
     NAME_CAP = 264                 # SNAP_MAX_HOST, a port, room to spare
     JOIN_CAP = MSG_MAX_HEAD + MSG_MAX_HEADERS   # all values of a head, and their commas
 
-# The patterns of the generation that this process uses, by index in its snapshot. A worker has one thread: no lock.
+# The patterns of the generation that this process uses, by index in its snapshot, and those of the one that it is about to use.
+# A worker has one thread: no lock.
 cdef void **patterns = NULL
 cdef uint32_t pattern_count = 0
+cdef void **next_patterns = NULL
+cdef uint32_t next_count = 0
+
+
+cdef int router_prepare(const Snap *s) noexcept nogil:
+    global next_patterns, next_count
+    cdef const SnapStr *text = <const SnapStr *>(s.base + s.h.regexes.off)
+    cdef uint32_t n = s.h.regexes.n
+    cdef uint32_t i
+    free_patterns(next_patterns, next_count)
+    next_patterns = NULL
+    next_count = 0
+    if n == 0:
+        return FM_OK
+    next_patterns = <void **>calloc(n, sizeof(void *))
+    if next_patterns == NULL:
+        return FM_ESNAP
+    next_count = n
+    for i in range(n):
+        next_patterns[i] = regex_new(s.base + text[i].off, text[i].n, NULL)
+        if next_patterns[i] == NULL:
+            return FM_ESNAP        # freed by the next call
+    return FM_OK
+
+
+cdef void router_commit() noexcept nogil:
+    global patterns, pattern_count, next_patterns, next_count
+    free_patterns(patterns, pattern_count)
+    patterns = next_patterns
+    pattern_count = next_count
+    next_patterns = NULL
+    next_count = 0
 
 
 cdef int router_load(const Snap *s) noexcept nogil:
-    global patterns, pattern_count
-    cdef const SnapStr *text = <const SnapStr *>(s.base + s.h.regexes.off)
-    cdef uint32_t n = s.h.regexes.n
-    cdef void **made = NULL
-    cdef uint32_t i
-    cdef int rc = FM_OK
-    if n > 0:
-        made = <void **>calloc(n, sizeof(void *))
-        if made == NULL:
-            return FM_ESNAP
-        for i in range(n):
-            made[i] = regex_new(s.base + text[i].off, text[i].n, NULL)
-            if made[i] == NULL:
-                rc = FM_ESNAP
-                break
-    if rc != FM_OK:
-        # the generation before stays in use, with its patterns
-        free_patterns(made, n)
-        return rc
-    free_patterns(patterns, pattern_count)
-    patterns = made
-    pattern_count = n
-    return FM_OK
+    cdef int rc = router_prepare(s)
+    if rc == FM_OK:
+        router_commit()
+    return rc
 
 
 cdef void free_patterns(void **p, uint32_t n) noexcept nogil:

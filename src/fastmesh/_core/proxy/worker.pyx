@@ -18,7 +18,7 @@ from fastmesh._core.net.conn cimport Conn, conn_reap
 from fastmesh._core.net.reactor cimport Reactor, Source, reactor_add, reactor_del, reactor_end, reactor_init, reactor_run, reactor_task
 from fastmesh._core.net.sock cimport Addr, sock_accept
 from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsSpec, tls_ctx_key, tls_ctx_new, tls_ctx_ref, tls_ctx_unref
-from fastmesh._core.policy.router cimport router_load
+from fastmesh._core.policy.router cimport router_commit, router_prepare
 from fastmesh._core.proxy.ctx cimport (
     HBUF_BYTES, MAX_LISTENERS, MAX_TLS, TLS_PER_LISTENER, Exchange, H1c, H1s, ListenerState, UpPool, Worker)
 from fastmesh._core.proxy.exchange cimport exchange_reap
@@ -132,11 +132,13 @@ cdef void take_config(Worker *w) noexcept nogil:
     cdef uint32_t i
     if gen == w.snap.generation or gen == 0 or gen == w.refused_gen:
         return
-    if take_tls(w, &s) != FM_OK or router_load(&s) != FM_OK:
+    # whatever can fail comes before what cannot be taken back: take_tls drops the contexts in use once it has the new ones
+    if router_prepare(&s) != FM_OK or take_tls(w, &s) != FM_OK:
         w.refused_gen = gen
         fm_store_release(&w.seg.slot.refused_gen, gen)
         stat_inc(w.seg.stats, ST_SNAP_REFUSED)
         return
+    router_commit()
     w.snap = s
     for i in range(w.nlisteners):
         take_listener(w, &w.listeners[i], &s)

@@ -227,6 +227,7 @@ cdef class Packer:
         k.flags = flags | CL_EQUAL
         for i in range(k.endpoints.n):
             total += e[i].weight
+            e[i].upto = <uint32_t>total
             if e[i].weight != e[0].weight:
                 k.flags &= ~<uint32_t>CL_EQUAL
         if total > 0xffffffff:

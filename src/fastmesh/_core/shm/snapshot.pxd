@@ -12,6 +12,8 @@ cdef enum:
     SNAP_MAX_PATTERN = 4096      # bytes of one regex
     SNAP_MAX_LABELS = 128        # labels of a wildcard host: more than a name can have
     SNAP_MAX_REGEXES = 4096      # patterns of one generation: each worker compiles them all (memory: policy/router.pyx)
+    SNAP_MAX_NAME = 256          # bytes of a header name that config adds or removes
+    SNAP_MAX_VALUE = 8192        # bytes of a header value, path or host that config writes into a head: well below MSG_MAX_HEAD
     SNAP_MAX_HOST = 253          # bytes of a host name (RFC 1035), port not included
     SNAP_MAX_WEIGHT = 1000000    # of one endpoint or destination
     SNAP_MAX_TOTAL = 16777216    # cumulative weight of a cluster or route: products with it stay within 64 bits
@@ -212,7 +214,7 @@ cdef struct SnapEndpoint:        # 64 bytes
     uint32_t cell                # index into EpCell
     uint8_t addr[16]             # network order
     uint32_t weight
-    uint32_t reserved0
+    uint32_t upto                # cumulative weight within its cluster, this one included
     SnapStr text                 # "127.0.0.1:9080"
     SnapStr workload
     uint64_t tag                 # same as EpCell.tag

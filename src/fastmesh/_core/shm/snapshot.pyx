@@ -11,7 +11,7 @@ from fastmesh._core.shm.layout cimport EP_CELLS, SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
     ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, CF_IGNORE_CASE, CF_NOT, CL_EQUAL, CL_VERIFY_SAN, EP_TLS, HOP_REMOVE, L_INBOUND, LB_RANDOM,
     LF_HTTPS_REDIRECT, ON_PORT, OP_ANY, OP_PATH_PREFIX, OP_PRESENT, OP_REGEX, RO_CANCELLED, RW_FULL, SNAP_MAGIC, SNAP_MAX_HOST,
-    SNAP_MAX_LABELS, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_MAX_TOTAL, SNAP_MAX_WEIGHT, SNAP_NONE, SNAP_VERSION, TF_SERVER,
+    SNAP_MAX_LABELS, SNAP_MAX_NAME, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_MAX_TOTAL, SNAP_MAX_VALUE, SNAP_MAX_WEIGHT, SNAP_NONE, SNAP_VERSION, TF_SERVER,
     TF_TICKETS, TF_VERIFY, TLS_DISABLE, TLS_PERMISSIVE, Snap, SnapAction, SnapArr, SnapCluster, SnapCond, SnapDest, SnapEndpoint,
     SnapFault, SnapHdrOp, SnapHeader, SnapHost, SnapListener, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, host_hash)
 
@@ -57,11 +57,11 @@ cdef inline bint within(SnapArr section, uint32_t size, SnapArr a) noexcept nogi
 
 
 cdef bint field_value_ok(const Check *c, SnapStr s) noexcept nogil:
-    """In range, and nothing in it ends a header line."""
+    """In range, not too long, and nothing in it ends a header line."""
     cdef const char *p = c.base + s.off
     cdef uint32_t i
     cdef uint8_t b
-    if not str_ok(c, s):
+    if s.n > SNAP_MAX_VALUE or not str_ok(c, s):
         return False
     for i in range(s.n):
         b = <uint8_t>p[i]
@@ -71,11 +71,11 @@ cdef bint field_value_ok(const Check *c, SnapStr s) noexcept nogil:
 
 
 cdef bint token_ok(const Check *c, SnapStr s) noexcept nogil:
-    """In range, and visible ASCII without separators that would end a field name or a request target."""
+    """In range, not too long, and without what would end a request target or a line."""
     cdef const char *p = c.base + s.off
     cdef uint32_t i
     cdef uint8_t b
-    if not str_ok(c, s):
+    if s.n > SNAP_MAX_VALUE or not str_ok(c, s):
         return False
     for i in range(s.n):
         b = <uint8_t>p[i]
@@ -89,7 +89,7 @@ cdef bint name_ok(const Check *c, SnapStr s) noexcept nogil:
     cdef const char *p = c.base + s.off
     cdef uint32_t i
     cdef uint8_t b
-    if s.n == 0 or not str_ok(c, s):
+    if s.n == 0 or s.n > SNAP_MAX_NAME or not str_ok(c, s):
         return False
     for i in range(s.n):
         b = <uint8_t>p[i]
@@ -326,6 +326,8 @@ cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept 
         return fault(c, b"clusters", index, b"endpoints out of bounds")
     for i in range(k.endpoints.n):
         sum += e[i].weight         # each was checked before: no overflow
+        if e[i].upto != sum:
+            return fault(c, b"clusters", index, b"weights are not cumulative")
         if k.flags & CL_EQUAL and e[i].weight != e[0].weight:
             return fault(c, b"clusters", index, b"weights are not equal")
         if e[i].flags & EP_TLS and k.tls == SNAP_NONE:
