@@ -271,6 +271,8 @@ PIECES = [
     b"101",
     b"100",
 ]
+# The same inputs in each run: what explores is tests/fuzz.
+REPEATED = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SEEDS = [
     b"GET /a?b HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: a:80\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -298,7 +300,7 @@ def spoilt(draw: st.DrawFn) -> bytes:
     return data
 
 
-@settings(max_examples=3000, suppress_health_check=[HealthCheck.too_slow])
+@settings(REPEATED, max_examples=2500)
 @given(spoilt(), st.sampled_from([b"GET", b"HEAD"]))
 @example(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 00005\r\n\r\nhello", b"GET")
 @example(b"GET / HTTP/1.1\r\nHost: a:\r\n\r\n", b"GET")
@@ -310,7 +312,7 @@ def test_spoilt_messages(data, method):
     compare(data, response, method)
 
 
-@settings(max_examples=1500, suppress_health_check=[HealthCheck.too_slow])
+@settings(REPEATED, max_examples=800)
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join))
 def test_heaps_of_pieces(middle):
     compare(b"GET / HTTP/1.1\r\nHost: a\r\n" + middle + b"\r\n\r\n", False)

@@ -16,7 +16,7 @@ from fastmesh._core.proto.h1_write cimport (
 )
 from fastmesh._core.proto.hygiene cimport hygiene_request, hygiene_response
 from fastmesh._core.proto.msg cimport (
-    H_CONTENT_LENGTH, HF_DROP, Hdr, M_GET, MF_CHUNKED, MSG_MAX_HEADERS, Msg, hdr_id, method_id, msg_find, msg_find_name,
+    H_CONTENT_LENGTH, HF_DROP, Hdr, M_GET, MF_CHUNKED, MSG_MAX_HEADERS, Msg, hdr_id, hdr_id_loose, method_id, msg_find, msg_find_name,
 )
 
 cdef enum:
@@ -237,8 +237,8 @@ def authority(bytes value):
     return rc, text(s)
 
 
-def header_id(bytes name):
-    return hdr_id(INPUT.put(name), len(name))
+def header_id(bytes name, bint loose=False):
+    return hdr_id_loose(INPUT.put(name), len(name)) if loose else hdr_id(INPUT.put(name), len(name))
 
 
 def method_number(bytes name):

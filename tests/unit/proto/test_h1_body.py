@@ -97,6 +97,8 @@ def test_extensions_of_a_whole_body_are_bounded():
         b"Authorization: x\r\n\r\n",
         b"Set-Cookie: x\r\n\r\n",
         b"X-Forwarded-For: 1.2.3.4\r\n\r\n",
+        b"X_Forwarded_For: 1.2.3.4\r\n\r\n",
+        b"Content_length: 5\r\n\r\n",
         b"A: b\r\nTE: x\r\n\r\n",
         b"A : b\r\n\r\n",
         b" A: b\r\n\r\n",

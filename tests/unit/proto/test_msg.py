@@ -31,6 +31,8 @@ METHODS = {name[2:].encode(): number for number, name in enumerate(members("M_")
 def test_header_names_in_any_case(name):
     for spelled in (name, name.upper(), name.title(), name.swapcase()):
         assert h1.header_id(spelled) == HEADERS[name]
+        assert h1.header_id(spelled.replace(b"-", b"_"), loose=True) == HEADERS[name]
+    assert h1.header_id(name + b"_", loose=True) == 0
 
 
 @pytest.mark.parametrize("name", HEADERS)

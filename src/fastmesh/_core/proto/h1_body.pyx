@@ -16,7 +16,7 @@ from fastmesh._core.proto.msg cimport (
     H_COOKIE, H_EXPECT, H_HOST, H_HTTP2_SETTINGS, H_KEEP_ALIVE, H_LOCATION, H_NONE, H_PROXY_AUTHENTICATE,
     H_PROXY_AUTHORIZATION, H_PROXY_CONNECTION, H_TE, H_TRAILER, H_TRANSFER_ENCODING, H_UPGRADE, H_X_FORWARDED_CLIENT_CERT,
     H_X_FORWARDED_FOR, H_X_FORWARDED_PROTO, H_X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, M_CONNECT, M_HEAD, MF_CHUNKED, MSG_MAX_CHUNK_LINE,
-    MSG_MAX_HEADERS, MSG_MAX_TRAILERS, Hdr, Msg,
+    MSG_MAX_HEADERS, MSG_MAX_TRAILERS, Hdr, Msg, hdr_id_loose,
 )
 
 cdef enum:
@@ -191,7 +191,7 @@ cdef bint named(const Hdr *h, const char *lower, uint32_t n) noexcept nogil:
 
 cdef bint trailer_forbidden(const Hdr *h) noexcept nogil:
     """RFC 9110 6.5.1: what frames, routes, authenticates, or says how to read the content; and what a hop vouches for."""
-    cdef int k = h.id
+    cdef int k = hdr_id_loose(h.name, h.name_n)
     if k != H_NONE:
         return (k == H_HOST or k == H_CONTENT_LENGTH or k == H_TRANSFER_ENCODING or k == H_CONNECTION or k == H_KEEP_ALIVE
                 or k == H_PROXY_CONNECTION or k == H_TE or k == H_TRAILER or k == H_UPGRADE or k == H_EXPECT

@@ -8,12 +8,11 @@ from fastmesh._core.proto.lists cimport list_next, slice_is
 from fastmesh._core.proto.msg cimport (
     H_AUTHORIZATION, H_CONNECTION, H_CONTENT_LENGTH, H_COOKIE, H_EXPECT, H_HOST, H_HTTP2_SETTINGS, H_KEEP_ALIVE, H_NONE,
     H_PROXY_AUTHENTICATE, H_PROXY_AUTHORIZATION, H_PROXY_CONNECTION, H_TE, H_TRANSFER_ENCODING, H_UPGRADE,
-    H_X_FORWARDED_CLIENT_CERT, H_X_FORWARDED_FOR, H_X_FORWARDED_PROTO, HF_DROP, MF_EXPECT_100, MF_RESPONSE, MF_UPGRADE, Hdr, Msg, hdr_id,
+    H_X_FORWARDED_CLIENT_CERT, H_X_FORWARDED_FOR, H_X_FORWARDED_PROTO, HF_DROP, MF_EXPECT_100, MF_RESPONSE, MF_UPGRADE, Hdr, Msg, hdr_id, hdr_id_loose,
 )
 
 cdef enum:
     MAX_OPTIONS = 32           # connection options of one message: each is compared with each field, more is an attack on our time
-    MAX_KNOWN_NAME = 30        # the longest name that hdr_id knows
 
 
 cdef bint must_stay(Slice name) noexcept nogil:
@@ -49,17 +48,6 @@ cdef int drop_connection_options(Msg *m, const Hdr *h, int *options) noexcept no
     return FM_OK
 
 
-cdef bint looks_like_known(const Hdr *h) noexcept nogil:
-    """`X_Forwarded_For`: CGI and WSGI applications cannot tell it from the field with dashes that we clean or vouch for."""
-    cdef char dashed[MAX_KNOWN_NAME]
-    cdef uint32_t i
-    if h.name_n > MAX_KNOWN_NAME or memchr(h.name, 95, h.name_n) == NULL:  # '_'
-        return False
-    for i in range(h.name_n):
-        dashed[i] = 45 if h.name[i] == 95 else h.name[i]
-    return hdr_id(dashed, h.name_n) != H_NONE
-
-
 cdef int hygiene(Msg *m, bint keep_upgrade, int proxy_field) noexcept nogil:
     cdef bint upgrade = keep_upgrade and m.flags & MF_UPGRADE
     cdef int options = 0
@@ -70,7 +58,8 @@ cdef int hygiene(Msg *m, bint keep_upgrade, int proxy_field) noexcept nogil:
         h = &m.hdr[i]
         k = h.id
         if k == H_NONE:
-            if looks_like_known(h):
+            # `X_Forwarded_For`: applications take it for the field with dashes, which we clean or vouch for
+            if memchr(h.name, 95, h.name_n) != NULL and hdr_id_loose(h.name, h.name_n) != H_NONE:  # '_'
                 h.flags |= HF_DROP
         elif k == H_CONNECTION:
             h.flags |= HF_DROP

@@ -118,5 +118,8 @@ cdef const Hdr *msg_find_name(const Msg *m, const char *name, uint32_t n) noexce
 cdef int hdr_id(const char *name, uint32_t n) noexcept nogil
 """H_* of a header name, any case; H_NONE when unknown."""
 
+cdef int hdr_id_loose(const char *name, uint32_t n) noexcept nogil
+"""The same with '_' taken for '-', as CGI and WSGI applications do: they cannot tell the two names apart."""
+
 cdef int method_id(const char *name, uint32_t n) noexcept nogil
 """M_* of a method token (case-sensitive, RFC 9110 9.1)."""
