@@ -132,7 +132,7 @@ class AccessLog:
         self._buffer = b""
         self._retry_at = 0.0
         self._complained = False
-        self._stuck = False
+        self._waiting = False  # for a full pipe
         self._poll = select.poll()
         self._open()
         loop.add_reader(segment.agent_fd, self._woken)
@@ -163,6 +163,9 @@ class AccessLog:
 
     def _close(self) -> None:
         if self._fd >= 0:
+            if self._waiting:
+                self._waiting = False
+                self._loop.remove_writer(self._fd)
             self._poll.unregister(self._fd)
             if self._fd != 1:
                 os.close(self._fd)
@@ -180,30 +183,26 @@ class AccessLog:
 
     def _drain(self) -> None:
         records = self._segment.log_records(BATCH_RECORDS)
-        if records or self._buffer:
-            self._write(records)
         if records:
+            self._write(records)
             self._loop.call_soon(self._drain)
         elif not self._segment.arm():
             self._loop.call_later(BATCH_SECONDS, self._drain)
-        elif self._buffer and not self._stuck:
-            self._stuck = True
-            self._loop.call_later(BATCH_SECONDS * 10, self._unstick)
 
-    def _unstick(self) -> None:
-        """A pipe was full; nobody tells when it is not (a terminal's descriptor must not become
-        non-blocking)."""
-        self._stuck = False
+    def _writable(self) -> None:
+        """A pipe that was full takes more."""
         self._write([])
-        if self._buffer:
-            self._stuck = True
-            self._loop.call_later(BATCH_SECONDS * 10, self._unstick)
+        if not self._buffer and self._waiting:
+            self._waiting = False
+            self._loop.remove_writer(self._fd)
 
     def _write(self, records: list[Record]) -> None:
         if self._fd < 0 and self._loop.time() >= self._retry_at:
             self._open()
         if self._fd < 0 or len(self._buffer) > BUFFER_BYTES:
             self.dropped += len(records)
+            records = []
+        if self._fd < 0:
             return
         data = self._buffer + "".join(map(self._line, records)).encode("utf-8", "backslashreplace")
         whole, self._buffer = data, b""
@@ -214,12 +213,16 @@ class AccessLog:
                 elif self._poll.poll(0):
                     data = data[os.write(self._fd, data[:PIECE_BYTES]) :]
                 else:
+                    # A timer would be too slow, and a terminal's descriptor must not become non-blocking.
                     self._buffer = data
+                    if not self._waiting:
+                        self._waiting = True
+                        self._loop.add_writer(self._fd, self._writable)
                     break
         except OSError as error:
             lost = data.count(b"\n")
             self.dropped += lost
-            self.written += max(0, len(records) - lost)
+            self.written += len(records) - lost  # the buffer's lines had been counted
             done = len(whole) - len(data)
             self._buffer = b"\n" if done and whole[done - 1] != 10 else b""  # ends the line that was cut
             if self._regular:

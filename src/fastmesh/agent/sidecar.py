@@ -193,14 +193,14 @@ class Sidecar:
         self._agent.fatal(EXIT_JOIN_REFUSED, self._fatal)
 
     def _report(self, what: str) -> dict[str, Any]:
-        """For `fastmesh proxy-config`: a view of the admin endpoint."""
+        """For `fastmesh proxy-config`."""
         from fastmesh.agent import views
 
-        path = {"routes": "/config_dump", "clusters": "/clusters", "config": "/config_dump"}.get(
-            what, f"/{what}"
-        )
-        status, kind, text = views.answer(self._agent, "GET", path, {"format": "json"})
-        return {"status": status, "type": kind, "body": text}
+        if what == "config":
+            return views.dump(self._agent)
+        if what == "clusters":
+            return {"clusters": views.cluster_states(self._agent)}
+        return {"error": f"{what}: not a report that a sidecar can give"}
 
     def _tell_status(self) -> None:
         self._agent.loop.call_later(STATUS_SECONDS, self._tell_status)

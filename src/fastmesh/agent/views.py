@@ -103,14 +103,18 @@ def redacted(value: Any) -> Any:
     return value
 
 
-def config_dump(agent: Agent, query: Query) -> Answer:
-    dump = {
+def dump(agent: Agent) -> dict[str, Any]:
+    """The config in force, without private keys."""
+    return {
         "node": agent.spec["node_id"],
         "generation": agent.publisher.generation,
         "source": agent.config_source(),
         "config": redacted(agent.publisher.config) if agent.publisher.config else None,
     }
-    return as_json(dump)
+
+
+def config_dump(agent: Agent, query: Query) -> Answer:
+    return as_json(dump(agent))
 
 
 def cluster_states(agent: Agent) -> list[dict[str, Any]]:

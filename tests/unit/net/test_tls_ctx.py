@@ -63,7 +63,7 @@ def test_what_is_refused_and_why(options, why):
         server_ctx(**options)
     code, reason = info.value.args
     assert code == -43
-    if why.endswith("not enough data"):                   # OpenSSL's words for junk differ between releases
+    if why.endswith("not enough data"):  # OpenSSL's words for junk differ between releases
         assert reason.startswith(why.split(":")[0] + ": ")
     else:
         assert reason == why
@@ -82,7 +82,7 @@ def test_damaged_keys_never_load(cut):
 
 def test_text_around_the_blocks_is_fine():
     server_ctx(cert=b"# leaf\n" + WEB.cert + b"\n# end\n", key=b"# key\n" + WEB.key)
-    server_ctx(ca=CA.pem + CA.pem, verify=True)           # twice the same CA
+    server_ctx(ca=CA.pem + CA.pem, verify=True)  # twice the same CA
 
 
 def test_references():
@@ -90,7 +90,7 @@ def test_references():
     assert (ctx.key, ctx.refs) == (42, 1)
     with T.wires() as (_, b):
         conn = tls.server([ctx, ctx, ctx], b.fileno())
-        assert ctx.refs == 5                              # one in use, three candidates
+        assert ctx.refs == 5  # one in use, three candidates
         conn.free()
     assert ctx.refs == 1
 
@@ -149,8 +149,14 @@ def test_sni_brings_certificate_policy_and_alpn(tmp_path):
     contexts = [
         server_ctx(cert=public.cert, key=public.key, hosts=[b"public.test"], alpn=[b"http/1.1"], ident=1),
         server_ctx(
-            cert=private.cert, key=private.key, hosts=[b"private.test"], alpn=[b"h2"], ident=2, verify=True,
-            ca=CA.pem, min_version=0x304,
+            cert=private.cert,
+            key=private.key,
+            hosts=[b"private.test"],
+            alpn=[b"h2"],
+            ident=2,
+            verify=True,
+            ca=CA.pem,
+            min_version=0x304,
         ),
     ]
     context = T.ssl_client(CA.pem, alpn=["http/1.1", "h2"])
@@ -279,5 +285,3 @@ def test_tls13_cipher_is_the_cheapest():
         c = T.Oracle(T.ssl_client(CA.pem), a, server=False)
         assert T.shake(c, s) == (0, 0)
         assert c.s.cipher()[0] == "TLS_AES_128_GCM_SHA256"
-
-
