@@ -82,6 +82,53 @@ def test_bad_chunks(data):
     assert NAMES.get(code) == "ECHUNK"
 
 
+def test_a_body_never_grows_past_what_can_be_counted():
+    most = b"3fffffffffffffff\r\n"  # 2^62 - 1
+    assert body(b"1\r\nx\r\n" + most)[0] == 0
+    assert body(b"2\r\nxx\r\n" + most)[0] == CODES["ECHUNK"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Host",
+        "Content-Length",
+        "Transfer-Encoding",
+        "Connection",
+        "Keep-Alive",
+        "Proxy-Connection",
+        "TE",
+        "Trailer",
+        "Upgrade",
+        "Expect",
+        "Authorization",
+        "Proxy-Authorization",
+        "Proxy-Authenticate",
+        "WWW-Authenticate",
+        "Cookie",
+        "Set-Cookie",
+        "HTTP2-Settings",
+        "Location",
+        "Content-Type",
+        "Content-Encoding",
+        "Content-Range",
+        "Range",
+        "Cache-Control",
+        "Pragma",
+        "Max-Forwards",
+        "Forwarded",
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "X-Forwarded-Proto",
+        "X-Forwarded-Client-Cert",
+        "X-Envoy-Expected-Rq-Timeout-Ms",
+    ],
+)
+def test_fields_that_may_not_be_trailers(name):
+    assert h1.trailers(name.encode() + b": 1\r\n\r\n")[0] == CODES["ETRAILER"]
+    assert h1.trailers(b"X-" + name.encode() + b"s: 1\r\n\r\n")[0] == 1
+
+
 def test_extensions_of_a_whole_body_are_bounded():
     chunk = b"1;" + b"a" * 200 + b"\r\nx\r\n"
     assert body(chunk * 50 + b"0\r\n\r\n")[:2] == (0, b"x" * 50)
