@@ -7,12 +7,12 @@ import select
 import signal
 import struct
 import time
-from collections.abc import Callable
 
 import pytest
 from shim.shm_shim import WorkerView
 
 from fastmesh._core.shm import segment as seg
+from helpers.forks import ended, in_child
 from helpers.irconf import config, packed, route, vhost
 
 SERVING = seg.W_SERVING
@@ -20,22 +20,6 @@ SERVING = seg.W_SERVING
 
 def snapshot(name: str) -> bytes:
     return packed(config(vhost(["*"], route()), node_id=name))
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Fork; the child's pid. Its status is 0 when work() came to an end and gave nothing false."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        status = 1 if work() is False else 0
-    finally:
-        os._exit(status)
-
-
-def ended(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_before_the_first_snapshot_there_is_none():

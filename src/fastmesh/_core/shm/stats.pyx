@@ -5,7 +5,7 @@ Everything here is called by the one worker that owns the row: plain stores, wit
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastmesh._core.base.sys cimport fm_store_release32
+from fastmesh._core.base.sys cimport fm_fence, fm_store_release32
 from fastmesh._core.shm.layout cimport PEER_BYTES, PEER_SLOTS, SERIES_SLOTS
 from fastmesh._core.shm.stats cimport (
     HIST_BINS, ST_SERIES_OVERFLOW, PeerTable, Series, SeriesKey, SeriesTable, StatsRow, stat_inc)
@@ -94,8 +94,11 @@ cdef Series *series_get(SeriesTable *t, StatsRow *r, const SeriesKey *k) noexcep
     s = &t.s[at]
     s.key = k[0]
     s.key.used = 1
-    t.index[i] = <uint16_t>(at + 1)
+    # In this order: a worker killed in between leaves a series that no index names (the reader merges it by its key), never an
+    # index to a slot that the next process gives to another key.
     fm_store_release32(&t.n, at + 1)
+    fm_fence()
+    t.index[i] = <uint16_t>(at + 1)
     return s
 
 
