@@ -1,4 +1,4 @@
-"""Workers that run, and die, while the agent reads: wake-ups of the ring, tables that kill -9 left half-way."""
+"""Workers that run, and die, while the agent reads: wake-ups of the ring, tables left half-way by kill -9."""
 
 from __future__ import annotations
 
