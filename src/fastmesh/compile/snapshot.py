@@ -41,7 +41,11 @@ class CellMap:
     def __init__(self, segment: Segment | None = None) -> None:
         self.segment = segment
         self.cells: dict[int, int] = {} if segment is None else segment.cell_tags()
-        self.free = sorted(set(range(EP_CELLS)) - set(self.cells.values()), reverse=True)
+        # Cells above `fresh` have never been taken; `free` has those given back. A list of all 8,192 would cost
+        # a sidecar half a megabyte.
+        used = set(self.cells.values())
+        self.fresh = max(used, default=-1) + 1
+        self.free = [cell for cell in range(self.fresh - 1, -1, -1) if cell not in used]
 
     def collect(self) -> None:
         """Free the cells of endpoints that are gone and quiet."""
@@ -60,9 +64,13 @@ class CellMap:
         tag = fnv1a(f"{cluster}\0{address}".encode())
         cell = self.cells.get(tag)
         if cell is None:
-            if not self.free:
+            if self.free:
+                cell = self.free.pop()
+            elif self.fresh < EP_CELLS:
+                cell = self.fresh
+                self.fresh += 1
+            else:
                 raise refuse(path, f"more than {EP_CELLS} endpoints")
-            cell = self.free.pop()
             self.cells[tag] = cell
             if self.segment is not None:
                 self.segment.cell_take(cell, tag)

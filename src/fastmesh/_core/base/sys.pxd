@@ -53,6 +53,12 @@ cdef extern from *:
         snprintf(out, cap, "%s, %02d %s %04d %02d:%02d:%02d GMT", days[v.tm_wday], v.tm_mday, months[v.tm_mon], v.tm_year + 1900,
                  v.tm_hour, v.tm_min, v.tm_sec);
     }
+    /* every signal that can be blocked and does not tell of a fault in this very process */
+    static inline void block_signals(void) {
+        sigset_t s; sigfillset(&s);
+        sigdelset(&s, SIGSEGV); sigdelset(&s, SIGBUS); sigdelset(&s, SIGABRT); sigdelset(&s, SIGFPE); sigdelset(&s, SIGILL);
+        sigprocmask(SIG_BLOCK, &s, NULL);
+    }
     /* nanoseconds of CLOCK_REALTIME */
     static inline uint64_t fm_wall_ns(void) {
         struct timespec ts; clock_gettime(CLOCK_REALTIME, &ts);
@@ -79,6 +85,7 @@ cdef extern from *:
     int fm_errno() nogil
     uint64_t fm_clock_ns() nogil
     uint64_t fm_wall_ns() nogil
+    void block_signals() nogil
     void time_gmt(char *out, size_t cap) nogil
     void fm_fence() nogil
     void FM_STATIC_ASSERT(bint x) nogil

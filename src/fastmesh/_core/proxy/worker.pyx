@@ -2,15 +2,13 @@
 
 It takes up config generations and orders at the beginning of a turn, tells its heartbeat at the end, and knows nothing of HTTP.
 """
-import signal
-
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from fastmesh._core.base.err cimport FM_OK
 from fastmesh._core.base.pool cimport pool_end, pool_init
 from fastmesh._core.base.sys cimport (
-    EMFILE, ENFILE, EPOLLIN, PR_SET_NAME, PR_SET_PDEATHSIG, SIGKILL, close, fm_errno, fm_load_acquire32, fm_store_release,
+    EMFILE, ENFILE, EPOLLIN, PR_SET_NAME, PR_SET_PDEATHSIG, SIGKILL, block_signals, close, fm_errno, fm_load_acquire32, fm_store_release,
     fm_store_release32, getrandom, prctl, read, time_gmt)
 from fastmesh._core.base.timer cimport timer_set
 from fastmesh._core.base.view cimport Slice
@@ -337,8 +335,7 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
         l.retry.fn = accept_retry
         l.retry.arg = l
         w.nlisteners += 1
-    signal.pthread_sigmask(signal.SIG_BLOCK, set(range(1, 32)) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGBUS,
-                                                                  signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
+    block_signals()              # orders come through the segment; Python's `signal` would cost a megabyte here
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     raw = b"fastmesh-w%d" % slot
     prctl(PR_SET_NAME, <unsigned long><char *>raw, 0, 0, 0)
