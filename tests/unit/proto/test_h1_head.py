@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helpers.h1 import AGAIN, CODES, NAMES, head
+from shim import h1_shim as h1
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 
@@ -148,6 +149,15 @@ def test_one_empty_line_before_a_request_is_skipped():
     refused(b"\r\n\r\n" + GET + b"\r\n", "EBAD")
     refused(b"\n" + GET + b"\r\n", "EBAD")
     refused(b"\r" + GET + b"\r\n", "EBAD")
+
+
+@pytest.mark.parametrize(
+    ("seen", "then"), [(b"A: b\r", b"x"), (b"A: b\r\n", b" "), (b"A: b\r\n", b"\t"), (b"A", b"\x00")]
+)
+def test_a_slow_sender_is_refused_at_the_byte_that_spoils_it(seen, then):
+    before = GET + seen
+    assert h1.head_code(before, False, 0) == AGAIN
+    assert h1.head_code(before + then, False, len(before)) == CODES["EBAD"]
 
 
 def test_incomplete_heads_ask_for_more():
