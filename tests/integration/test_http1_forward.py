@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from helpers.worker import Peer, Upstream, serving
+from helpers.worker import Peer, Upstream, serving, simple_config
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -178,6 +178,17 @@ def test_http10_keep_alive_is_honoured_when_asked_for():
             client.send(b"GET / HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n")
             status, fields, body = client.answer()
             assert (status, body, fields["connection"]) == (200, b"ok", "keep-alive")
+
+
+def test_an_http10_request_without_host_goes_on_with_the_services_name():
+    up = Upstream()
+    config = simple_config(up.port)
+    config["clusters"][0]["service"] = "reviews.default.svc.cluster.local"
+    with serving(up, config=config) as proxy:
+        client = proxy.dial()
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        assert client.rest().startswith(b"HTTP/1.1 200 ")
+        assert ("host", "reviews.default.svc.cluster.local") in fields_of(up.heads[0])
 
 
 def test_connection_close_is_said_and_done():

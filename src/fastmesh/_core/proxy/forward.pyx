@@ -15,7 +15,7 @@ from fastmesh._core.proto.trace cimport (
     REQUEST_ID_BYTES, TRACEPARENT_BYTES, request_id_make, trace_b3_id, trace_begin, trace_parse)
 from fastmesh._core.proxy.ctx cimport HBUF_BYTES, Exchange, Worker
 from fastmesh._core.shm.snapshot cimport (
-    HOP_REMOVE, HOP_SET, RW_FULL, RW_PREFIX, Snap, SnapArr, SnapHdrOp, snap_at, snap_str)
+    HOP_REMOVE, HOP_SET, RW_FULL, RW_PREFIX, Snap, SnapArr, SnapCluster, SnapEndpoint, SnapHdrOp, snap_at, snap_str)
 from fastmesh._core.shm.stats cimport DIR_GATEWAY, DIR_INBOUND, SEC_NONE
 
 
@@ -128,6 +128,14 @@ cdef int set_host(Msg *m, Slice host) noexcept nogil:
     return msg_add(m, b"host", 4, host.p, host.n, H_HOST)
 
 
+cdef Slice host_of(const Snap *s, uint32_t cluster) noexcept nogil:
+    # the service's name, or the address of an endpoint where the cluster stands for none
+    cdef const SnapCluster *c = &(<const SnapCluster *>snap_at(s, s.h.clusters.off))[cluster]
+    if c.service.n or c.endpoints.n == 0:
+        return snap_str(s, c.service)
+    return snap_str(s, (<const SnapEndpoint *>snap_at(s, c.endpoints.off)).text)
+
+
 cdef int add_ids(Exchange *ex, Msg *m) noexcept nogil:
     cdef Worker *w = ex.w
     cdef const Hdr *h
@@ -200,6 +208,9 @@ cdef int forward_request(Exchange *ex, Msg *m, const RouteMatch *rm, Slice *targ
         rc = set_host(m, snap_str(s, rm.action.rewrite_host))
     elif m.flags & MF_ABSOLUTE:
         rc = set_host(m, m.host)  # RFC 9112 3.2.2: the target's authority wins over Host
+    elif m.host.n == 0 and msg_find(m, H_HOST) == NULL:
+        # an HTTP/1.0 client may leave it out; the HTTP/1.1 request that goes on must name whom it is for
+        rc = set_host(m, host_of(s, rm.dest.cluster))
     if rc != FM_OK or add_forwarded(ex, m) != FM_OK or add_ids(ex, m) != FM_OK:
         return FM_EHEAD
     if rm.action.request_ops.n and apply_ops(s, rm.action.request_ops, m) != FM_OK:
