@@ -197,13 +197,13 @@ class Api:
         ?timeout seconds."""
         version = int(_number(request, "version", self._mesh.version))
         timeout = min(_number(request, "timeout", 30.0), MAX_WAIT)
-        late, refused = await self._server.wait_applied(version, timeout)
+        found = await self._server.wait_applied(version, timeout)
         return JSONResponse(
             {
-                "done": not late,
+                "done": not found.late,
                 "version": version,
-                "late": late,
-                "refused": refused,
+                "late": found.late,
+                "refused": found.refused,
                 "proxies": len(self._server.registry.by_instance),
             }
         )
@@ -337,7 +337,11 @@ class Api:
             return _error(504, f"{session.name} did not answer")
         if "error" in report:
             return _error(502, f"{session.name} sent no valid report: {report['error']}")
-        return Response(json.dumps(report["data"], default=_plain), media_type="application/json")
+        data = report["data"]
+        if isinstance(data, dict) and "json" in str(data.get("type")) and isinstance(data.get("body"), str):
+            # A view of the sidecar's admin endpoint, as it answered.
+            return Response(data["body"], int(data.get("status", 200)), media_type="application/json")
+        return Response(json.dumps(data, default=_plain), media_type="application/json")
 
     async def proxy_delete(self, request: Request) -> Response:
         """Forget a sidecar: it has to join anew, with a valid token."""

@@ -93,6 +93,7 @@ class Mesh:
         )  # (version, when, topics changed), for metrics
         self.write_failures = 0
         self._digests: dict[tuple[str, ...], int] = {}
+        self._wanted: dict[tuple[tuple[str, ...], int], dict[str, int]] = {}
         # What this release compiles may differ from what the last one did: topics that differ get a new
         # version, others keep theirs.
         self._change(self.state, None, strict=False)
@@ -250,6 +251,7 @@ class Mesh:
         self.state, self.topics, self.version = state, topics, version
         if updates:
             self._digests.clear()
+            self._wanted.clear()
             self.recent.append((version, time.time(), len(updates)))
             self.on_update(updates)
         return updates
@@ -282,6 +284,17 @@ class Mesh:
         removed = [t for t in candidates if t not in self.topics or not wire.matches(t, patterns)]
         return changed, removed
 
+    def wanted(self, patterns: tuple[str, ...], version: int) -> dict[str, int]:
+        """What a proxy with these patterns has to serve to stand where the mesh stood at a version."""
+        known = self._wanted.get((patterns, version))
+        if known is None:
+            at = ((t, self.version_at(t, version)) for t in self.topics if wire.matches(t, patterns))
+            known = {t: v for t, v in at if v}
+            if len(self._wanted) > 1000:
+                self._wanted.clear()
+            self._wanted[patterns, version] = known
+        return known
+
     def version_at(self, topic: str, version: int) -> int:
         """The version of a topic that was in force at a version of the mesh; 0 when it did not exist."""
         held = self.topics[topic]
@@ -291,12 +304,8 @@ class Mesh:
 
     def late(self, patterns: Iterable[str], applied: Mapping[str, int], version: int) -> list[str]:
         """Which topics a proxy has yet to serve (or to drop) to stand where the mesh stood at a version."""
-        patterns = tuple(patterns)
-        late = [
-            t
-            for t in self.topics
-            if wire.matches(t, patterns)
-            and (wanted := self.version_at(t, version))
-            and applied.get(t, 0) < wanted
+        wanted = self.wanted(tuple(patterns), version)
+        late = sorted(t for t, v in wanted.items() - applied.items() if applied.get(t, 0) < v)
+        return late + [
+            t for t in applied.keys() - wanted.keys() if t not in self.topics and applied[t] <= version
         ]
-        return late + [t for t, v in applied.items() if t not in self.topics and v <= version]

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ HANDSHAKE_MS = 10_000
 PING_MS, PING_TIMEOUT_MS = 5_000, 15_000
 SWEEP_SECONDS = 0.5
 FETCH_SECONDS = 5.0
+WAIT_PAUSE = 0.005
 EXPIRED_GRACE = (
     7 * 24 * 3600.0
 )  # a sidecar whose certificate ran out while we were away may still renew by its registered key
@@ -58,6 +60,15 @@ class Peer:
 
     route: bytes
     key: str
+
+
+@dataclass(frozen=True)
+class Outstanding:
+    """What is missing until a version is served everywhere."""
+
+    late: dict[str, list[str]]  # proxy -> topics
+    refused: dict[str, dict[str, str]]  # proxy -> topic -> reason
+    sessions: list[Session]  # those that are late
 
 
 class ControlServer:
@@ -430,6 +441,9 @@ class ControlServer:
     def _do_ack(self, session: Session, message: Message) -> Answer:
         self.registry.touch(session, time.monotonic())
         self.registry.ack(session, message["versions"], message.get("full", False), message.get("status"))
+        if len(session.applied) > wire.MAX_TOPICS:
+            session.applied.clear()
+            raise Denied(wire.E_MALFORMED, f"more than {wire.MAX_TOPICS} topics are acknowledged")
         info = session.info
         self._mesh.endpoint_up(
             EndpointRow(
@@ -511,40 +525,44 @@ class ControlServer:
                 future.set_result(None)
         self._progress.clear()
 
-    def outstanding(self, version: int) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
-        """Who has yet to serve the mesh as of a version, and who refuses what of it: proxy -> topics,
-        proxy -> topic -> reason."""
-        late: dict[str, list[str]] = {}
-        refused: dict[str, dict[str, str]] = {}
-        for session in self.registry.by_instance.values():
+    def outstanding(self, version: int, among: Iterable[Session] | None = None) -> Outstanding:
+        """Who has yet to serve the mesh as of a version, and who refuses what of it."""
+        found = Outstanding({}, {}, [])
+        for session in list(self.registry.by_instance.values() if among is None else among):
+            if self.registry.by_instance.get(session.instance) is not session:
+                continue  # it has ended since it was late: whoever comes back is served the newest
             behind = self._mesh.late(session.patterns, session.applied, version)
             if behind:
-                late[session.name] = behind
+                found.late[session.name] = behind
+                found.sessions.append(session)
             no = {t: session.refused[t][1] for t in behind if t in session.refused}
             if no:
-                refused[session.name] = no
-        # Endpoints from before a restart whose sidecars have yet to come back: what they serve is not known.
-        for row in self._mesh.state.endpoints.values():
-            if row.instance not in self.registry.by_instance:
-                late[f"{row.service}-{row.instance}.{row.namespace}"] = ["not connected"]
-        return late, refused
+                found.refused[session.name] = no
+        if among is None:
+            # Endpoints from before a restart whose sidecars have yet to come back: who knows what they serve.
+            for row in self._mesh.state.endpoints.values():
+                if row.instance not in self.registry.by_instance:
+                    found.late[f"{row.service}-{row.instance}.{row.namespace}"] = ["not connected"]
+        return found
 
-    async def wait_applied(
-        self, version: int, timeout: float
-    ) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
-        """Wait until every live proxy serves a version, one refuses it, or the time is up; as
-        `outstanding`."""
+    async def wait_applied(self, version: int, timeout: float) -> Outstanding:
+        """Wait until every live proxy serves a version, one refuses it, or the time is up."""
         loop = asyncio.get_running_loop()
         began, deadline = loop.time(), loop.time() + timeout
+        found = self.outstanding(version)
         while True:
-            late, refused = self.outstanding(version)
             left = deadline - loop.time()
-            if not late:
+            if not found.late:
                 self._metrics.converged.observe(loop.time() - began)
-            if not late or refused or left <= 0:
-                return late, refused
+            if not found.late or found.refused or left <= 0:
+                return found
             future: asyncio.Future[None] = loop.create_future()
             self._progress.add(future)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(future, left)
             self._progress.discard(future)
+            # Acks come in crowds: only who was late is looked at again, and all once when none of them is.
+            await asyncio.sleep(min(WAIT_PAUSE, max(0.0, deadline - loop.time())))
+            found = self.outstanding(version, found.sessions) if found.sessions else found
+            if not found.late or not found.sessions:
+                found = self.outstanding(version)

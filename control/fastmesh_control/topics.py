@@ -50,7 +50,10 @@ class Compiler:
         known = self._world
         if known is not None and known[0] is state:
             return known[1]
-        workloads = [workload(row) for row in state.endpoints.values()]
+        # One address is one listener: of two rows that claim it (an agent came back under a new id while the
+        # lease of the old one lasts) the later counts.
+        rows = {(row.namespace, row.service, row.address, row.port): row for row in state.endpoints.values()}
+        workloads = [workload(row) for row in rows.values()]
         if known is not None and known[0].resources is state.resources:
             world = known[1].with_registry(workloads, state.services)
         else:

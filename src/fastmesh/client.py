@@ -120,6 +120,10 @@ class Client:
     def get(self, *path: str) -> Any:
         return self.call("GET", "/v1/" + "/".join(quote(part, safe="") for part in path))
 
+    def proxy_config(self, proxy: str, what: str = "config") -> Any:
+        """What a sidecar says of itself: a view of its admin endpoint."""
+        return self.call("GET", f"/v1/proxies/{quote(proxy, safe='')}/config", query={"what": what})
+
     def delete(self, *path: str) -> Any:
         return self.call("DELETE", "/v1/" + "/".join(quote(part, safe="") for part in path))
 

@@ -88,6 +88,8 @@ class Subscriber:
         self._yielding = False
         self._proof: dict[str, bytes] = {}
         self._new_key = b""
+        self._request: dict[str, bytes] | None = None  # key and CSR of a join under way
+        self._making = False
         self._heard = 0.0
         self._pulse = 0.0
         self._lease, self._beat = 6.0, 2.0
@@ -131,13 +133,13 @@ class Subscriber:
 
     def ack(self, versions: dict[str, int], generation: int = 0, workers: int = 0) -> None:
         """Every worker serves these versions (`versions` of the state given to on_config)."""
-        self._status = {"generation": generation, "workers": workers}
+        self._status.update(generation=generation, workers=workers)
         before, self._acked = self._acked, dict(versions)
         if self._session:
             changed = {topic: version for topic, version in versions.items() if before.get(topic) != version}
             full = not before or any(topic not in versions for topic in before)
             self._send("ack", versions=versions if full else changed, full=full, status=self._status)
-        if versions == self.store.versions():
+        if self.store.served(versions):
             self._later("save", SAVE_SECONDS, self._save)
 
     def nack(self, topic: str, reason: str) -> None:
@@ -211,10 +213,15 @@ class Subscriber:
         )
 
     def _join(self) -> None:
+        """Ask for the first certificate. Key and request are made once, however often this is tried."""
+
         def made(parts: dict[str, bytes] | None, error: str) -> None:
+            self._making = False
             if parts is None:
                 self._on_lost(error)
-            elif self._channel is not None:
+                return
+            self._request = parts
+            if self._channel is not None:
                 self._new_key = parts["key"]
                 self._send(
                     "join",
@@ -225,7 +232,11 @@ class Subscriber:
                     protocol=[wire.PROTOCOL_MIN, wire.PROTOCOL_VERSION],
                 )
 
-        self._identity.request(made, new_key=True)
+        if self._request is not None:
+            made(self._request, "")
+        elif not self._making:  # else the helper is at it: starting it anew each time would never end
+            self._making = True
+            self._identity.request(made, new_key=True)
 
     def _prove(self, nonce: bytes) -> None:
         """Show by the certificate's key who we are: the control plane does not know our CURVE key (it lost
@@ -349,6 +360,7 @@ class Subscriber:
             message["not_after"],
         )
         if asked == "join":
+            self._request = None
             self._hello()
         else:
             self.counters["renewals"] += 1
@@ -495,32 +507,13 @@ class Subscriber:
             self._later("config", DEBOUNCE_SECONDS, lambda: self._notify("control"))
 
     def _notify(self, source: str) -> None:
-        services: dict[str, Any] = {}
-        policy: dict[str, Any] = {"mtls": "strict"}
-        labels = {"app": self._info["service"], **self._info.get("labels", {})}
-        trust: dict[str, Any] = {}
-        for topic, (_, _, payload) in self.store.topics.items():
-            try:
-                data = wire.unpack_payload(payload)
-            except wire.WireError as error:
-                self.counters["fragments_bad"] += 1
-                self._warn(f"{topic} cannot be read: {error}")
-                self.nack(topic, str(error))
-                continue
-            if topic.startswith("svc/"):
-                services[topic] = data
-            elif topic.startswith("ns/"):
-                policy["mtls"] = wire.effective_mtls(data, labels, self._info["app_port"])
-            elif topic == wire.TRUST:
-                trust = data
-                self._identity.set_roots(data["roots"])
-        state = {
-            "services": services,
-            "policy": policy,
-            "trust": trust,
-            "versions": self.store.versions(),
-            "epoch": self.store.epoch,
-        }
+        state, bad = self.store.desired(self._info)
+        for topic, reason in bad.items():
+            self.counters["fragments_bad"] += 1
+            self._warn(f"{topic} cannot be read: {reason}")
+            self.nack(topic, reason)
+        if "roots" in state["trust"]:
+            self._identity.set_roots(state["trust"]["roots"])
         self._on_config({**state, "source": source})
 
     # -- timers
@@ -538,18 +531,14 @@ class Subscriber:
         self._later("beat", self._beat, self._heartbeat)
 
     def _renew(self) -> None:
-        """Ask for a challenge to renew with. Without a session the next welcome sees that renewal is due."""
+        """Ask for a challenge to renew with; every way on ends in a certificate, a lost session or a timer.
+        Without a session the next welcome sees that renewal is due."""
         if self._session:
             self._send("challenge", wait=True)
-            self._later("renew", self._renew_pause(), self._renew_late)
 
     def _renew_pause(self) -> float:
         """Until the next try: a twentieth of the certificate's life, a minute at most."""
         return min(RENEW_RETRY, (self._identity.not_after - self._identity.issued) / 20)
-
-    def _renew_late(self) -> None:
-        if self._identity.renew_at <= time.time():
-            self._renew()
 
     def _save(self) -> None:
         try:

@@ -13,7 +13,15 @@ import zlib
 import msgpack
 
 from fastmesh.agent.certs import write_file
-from fastmesh.model.wire import MAX_TOPICS, checksum, digest
+from fastmesh.model.wire import (
+    MAX_TOPICS,
+    TRUST,
+    WireError,
+    checksum,
+    digest,
+    effective_mtls,
+    unpack_payload,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +43,9 @@ class TopicStore:
         self.path = path
         self.epoch = ""
         self.topics: dict[str, tuple[int, int, bytes]] = {}
+        self.good: dict[
+            str, tuple[int, int, bytes]
+        ] = {}  # what the workers served last: this is kept on disk
         self._removed: dict[str, int] = {}
 
     def known(self, only: Iterable[str] | None = None) -> dict[str, list[int]]:
@@ -100,13 +111,44 @@ class TopicStore:
             self.epoch = epoch
             self._removed.clear()
 
+    def desired(self, info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """All topics as one state for the sidecar that `info` describes; and which are unreadable, and why."""
+        state: dict[str, Any] = {"services": {}, "policy": {"mtls": "strict"}, "trust": {}}
+        labels = {"app": info["service"], **info.get("labels", {})}
+        bad: dict[str, str] = {}
+        for topic, (_, _, payload) in self.topics.items():
+            try:
+                data = unpack_payload(payload)
+            except WireError as error:
+                bad[topic] = str(error)
+                continue
+            if topic.startswith("svc/"):
+                state["services"][topic] = data
+            elif topic.startswith("ns/"):
+                state["policy"]["mtls"] = effective_mtls(data, labels, info["app_port"])
+            elif topic == TRUST:
+                state["trust"] = data
+        return {**state, "versions": self.versions(), "epoch": self.epoch}, bad
+
+    def served(self, versions: dict[str, int]) -> bool:
+        """Note what the workers serve; of a topic that they refuse, what they served before stays. True if
+        this alters what is to be kept."""
+        good = {
+            topic: held if held[0] == versions.get(topic) else self.good[topic]
+            for topic, held in self.topics.items()
+            if held[0] == versions.get(topic) or topic in self.good
+        }
+        changed = good != self.good
+        self.good = good
+        return changed
+
     def save(self) -> None:
         """Keep a copy on disk; OSError leaves the old copy. Without a path nothing is kept."""
         if not self.path:
             return
         content = {
             "epoch": self.epoch,
-            "topics": {t: [version, payload] for t, (version, _, payload) in self.topics.items()},
+            "topics": {t: [version, payload] for t, (version, _, payload) in self.good.items()},
         }
         body: bytes = msgpack.packb(content)
         write_file(self.path, msgpack.packb({"format": FORMAT, "crc": zlib.crc32(body), "body": body}))
@@ -130,6 +172,7 @@ class TopicStore:
             for topic, (version, payload) in content["topics"].items():
                 self.topics[topic] = (version, checksum(payload), payload)
             self.epoch = content["epoch"]
+            self.good = dict(self.topics)
         except FileNotFoundError:
             return ""
         except Exception as error:  # whatever is wrong with it: the control plane has it all

@@ -47,6 +47,7 @@ def test_the_copy_on_disk_survives_and_a_bad_one_is_told_of(tmp_path):
     assert store.load() == ""
     store.begin_epoch("e1")
     store.update("a", 3, 0, b"one")
+    assert store.served({"a": 3}) and not store.served({"a": 3})
     store.save()
     again = TopicStore(store.path)
     assert again.load() == "" and again.topics == store.topics and again.epoch == "e1"
@@ -57,6 +58,22 @@ def test_the_copy_on_disk_survives_and_a_bad_one_is_told_of(tmp_path):
         spoiled = TopicStore(store.path)
         assert spoiled.load() != "" and not spoiled.topics, bad
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_the_workers_refuse_is_not_kept(tmp_path):
+    store = TopicStore(str(tmp_path / "topics"))
+    for topic in ("a", "b", "c"):
+        store.update(topic, 1, 0, b"good")
+    store.served({"a": 1, "b": 1, "c": 1})
+    store.update("a", 2, 1, b"refused")
+    store.update("b", 3, 1, b"taken")
+    store.update("c", 4, 1, None)
+    store.update("d", 5, 0, b"refused")
+    assert store.served({"b": 3})
+    store.save()
+    again = TopicStore(store.path)
+    assert again.load() == ""
+    assert {t: p for t, (_, _, p) in again.topics.items()} == {"a": b"good", "b": b"taken"}
 
 
 class Server:
