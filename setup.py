@@ -44,6 +44,7 @@ DIRECTIVES = {
 LIBRARIES = {
     "fastmesh._core.net.tls": ["ssl", "crypto"],
     "fastmesh._core.net.tls_ctx": ["ssl", "crypto"],
+    "fastmesh._core.net.tls_lib": ["crypto"],
     "fastmesh._core.net.tls_peer": ["ssl", "crypto"],
     "fastmesh._core.net.tls_session": ["ssl", "crypto"],
     "fastmesh._core.net.conn": ["ssl", "crypto"],

@@ -6,6 +6,37 @@ cdef extern from "openssl/crypto.h" nogil:
     void OPENSSL_cleanse(void *p, size_t n)
     void OPENSSL_free(void *p)
 
+cdef extern from "openssl/provider.h" nogil:
+    ctypedef struct OSSL_LIB_CTX:
+        pass
+    ctypedef struct OSSL_PROVIDER:
+        pass
+    ctypedef struct OSSL_CORE_HANDLE:
+        pass
+    ctypedef struct OSSL_PARAM:
+        pass
+    ctypedef struct OSSL_DISPATCH:
+        int function_id
+        void (*function)() noexcept nogil
+    ctypedef struct OSSL_ALGORITHM:
+        const char *algorithm_names
+        const char *property_definition
+    OSSL_LIB_CTX *OSSL_LIB_CTX_new()
+    void OSSL_LIB_CTX_free(OSSL_LIB_CTX *c)
+    OSSL_PROVIDER *OSSL_PROVIDER_load(OSSL_LIB_CTX *c, const char *name)
+    int OSSL_PROVIDER_add_builtin(OSSL_LIB_CTX *c, const char *name, int (*init)(const OSSL_CORE_HANDLE *, const OSSL_DISPATCH *,
+                                  const OSSL_DISPATCH **, void **) noexcept nogil)
+    void *OSSL_PROVIDER_get0_provider_ctx(const OSSL_PROVIDER *p)
+    const OSSL_ALGORITHM *OSSL_PROVIDER_query_operation(const OSSL_PROVIDER *p, int op, int *no_cache)
+    const OSSL_PARAM *OSSL_PROVIDER_gettable_params(const OSSL_PROVIDER *p)
+    int OSSL_PROVIDER_get_params(const OSSL_PROVIDER *p, OSSL_PARAM *params)
+    int OSSL_PROVIDER_get_capabilities(const OSSL_PROVIDER *p, const char *capability, int (*cb)(const OSSL_PARAM *, void *) noexcept nogil,
+                                       void *arg)
+
+cdef extern from "openssl/core_dispatch.h" nogil:
+    int OSSL_OP_DECODER, OSSL_FUNC_PROVIDER_TEARDOWN, OSSL_FUNC_PROVIDER_GETTABLE_PARAMS, OSSL_FUNC_PROVIDER_GET_PARAMS
+    int OSSL_FUNC_PROVIDER_QUERY_OPERATION, OSSL_FUNC_PROVIDER_GET_CAPABILITIES
+
 cdef extern from "openssl/err.h" nogil:
     unsigned long ERR_get_error()
     unsigned long ERR_peek_error()
@@ -85,6 +116,7 @@ cdef extern from "openssl/x509v3.h" nogil:
     unsigned int KU_KEY_CERT_SIGN, KU_CRL_SIGN
     int X509_V_OK, X509_V_ERR_CERT_REJECTED, X509_V_ERR_OUT_OF_MEM
     unsigned long X509_V_FLAG_PARTIAL_CHAIN
+    X509 *X509_new_ex(OSSL_LIB_CTX *lib, const char *props)
     void X509_free(X509 *x)
     int X509_up_ref(X509 *x)
     EVP_PKEY *X509_get0_pubkey(const X509 *x)
@@ -113,7 +145,8 @@ cdef extern from "openssl/x509v3.h" nogil:
 cdef extern from "openssl/pem.h" nogil:
     int PEM_R_NO_START_LINE
     X509 *PEM_read_bio_X509(BIO *b, X509 **x, int (*cb)(char *, int, int, void *) noexcept nogil, void *u)
-    EVP_PKEY *PEM_read_bio_PrivateKey(BIO *b, EVP_PKEY **k, int (*cb)(char *, int, int, void *) noexcept nogil, void *u)
+    EVP_PKEY *PEM_read_bio_PrivateKey_ex(BIO *b, EVP_PKEY **k, int (*cb)(char *, int, int, void *) noexcept nogil, void *u,
+                                         OSSL_LIB_CTX *lib, const char *props)
 
 cdef extern from "openssl/ssl.h" nogil:
     ctypedef struct SSL:
@@ -142,7 +175,7 @@ cdef extern from "openssl/ssl.h" nogil:
 
     const SSL_METHOD *TLS_server_method()
     const SSL_METHOD *TLS_client_method()
-    SSL_CTX *SSL_CTX_new(const SSL_METHOD *m)
+    SSL_CTX *SSL_CTX_new_ex(OSSL_LIB_CTX *lib, const char *props, const SSL_METHOD *m)
     void SSL_CTX_free(SSL_CTX *c)
     uint64_t SSL_CTX_set_options(SSL_CTX *c, uint64_t o)
     uint64_t SSL_CTX_clear_options(SSL_CTX *c, uint64_t o)

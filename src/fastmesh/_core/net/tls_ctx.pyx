@@ -12,6 +12,7 @@ from fastmesh._core.base.openssl cimport *
 from fastmesh._core.base.view cimport (
     Slice, View, ascii_lower, slice_ieq, slice_of, view_left, view_of, view_u8, view_u16,
 )
+from fastmesh._core.net.tls_lib cimport tls_lib
 from fastmesh._core.net.tls_peer cimport chain_not_after, peer_check
 from fastmesh._core.net.tls_session cimport sessions_forget, sessions_free, sessions_new, sessions_offer, sessions_put
 
@@ -315,6 +316,15 @@ cdef bint pem_ended() noexcept nogil:
     return ERR_GET_LIB(e) == ERR_LIB_PEM and ERR_GET_REASON(e) == PEM_R_NO_START_LINE
 
 
+cdef X509 *read_cert(BIO *b) noexcept nogil:
+    """The next certificate; NULL: none, or one that cannot be read."""
+    cdef X509 *x = X509_new_ex(tls_lib(), NULL)
+    if x != NULL and PEM_read_bio_X509(b, &x, no_passphrase, NULL) == NULL:
+        X509_free(x)                                      # NULL where OpenSSL has freed it
+        x = NULL
+    return x
+
+
 cdef int load_cert(TlsCtx *c, Slice pem) noexcept nogil:
     """The leaf, then its intermediates."""
     cdef BIO *b = pem_open(pem, "certificate")
@@ -323,7 +333,7 @@ cdef int load_cert(TlsCtx *c, Slice pem) noexcept nogil:
     if b == NULL:
         return FM_ETLS_CONFIG
     while True:
-        x = PEM_read_bio_X509(b, NULL, no_passphrase, NULL)
+        x = read_cert(b)
         if x == NULL:
             if n == 0 and pem_ended():
                 rc = refuse("certificate", "no PEM block of a certificate")
@@ -351,7 +361,7 @@ cdef int load_key(TlsCtx *c, Slice pem) noexcept nogil:
     cdef int rc = FM_OK
     if b == NULL:
         return FM_ETLS_CONFIG
-    k = PEM_read_bio_PrivateKey(b, NULL, no_passphrase, NULL)
+    k = PEM_read_bio_PrivateKey_ex(b, NULL, no_passphrase, NULL, tls_lib(), NULL)
     if k == NULL:
         rc = refuse("private key", "no PEM block of a key that can be read (encrypted or damaged ones cannot)")
     elif EVP_PKEY_eq(X509_get0_pubkey(SSL_CTX_get0_certificate(c.ssl_ctx)), k) != 1:
@@ -371,7 +381,7 @@ cdef int load_ca(TlsCtx *c, Slice pem, bint name_them) noexcept nogil:
     if b == NULL:
         return FM_ETLS_CONFIG
     while rc == FM_OK:
-        x = PEM_read_bio_X509(b, NULL, no_passphrase, NULL)
+        x = read_cert(b)
         if x == NULL:
             if n == 0 and pem_ended():
                 rc = refuse("CA bundle", "no PEM block of a certificate")
@@ -476,7 +486,7 @@ cdef int build(TlsCtx *c, const TlsSpec *spec) noexcept nogil:
         return refuse("certificate", "certificate and private key go together")
     if server and spec.flags & TLS_F_VERIFY and spec.ca.n == 0:
         return refuse("CA bundle", "client certificates cannot be verified without one")
-    c.ssl_ctx = SSL_CTX_new(TLS_server_method() if server else TLS_client_method())
+    c.ssl_ctx = SSL_CTX_new_ex(tls_lib(), NULL, TLS_server_method() if server else TLS_client_method())
     if c.ssl_ctx == NULL:
         return FM_ENOMEM
     if copy_slice(&c.alpn, spec.alpn) != FM_OK or copy_slice(&c.trust_domain, spec.trust_domain) != FM_OK:
