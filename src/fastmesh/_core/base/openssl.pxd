@@ -34,7 +34,7 @@ cdef extern from "openssl/provider.h" nogil:
                                        void *arg)
 
 cdef extern from "openssl/core_dispatch.h" nogil:
-    int OSSL_OP_DECODER, OSSL_FUNC_PROVIDER_TEARDOWN, OSSL_FUNC_PROVIDER_GETTABLE_PARAMS, OSSL_FUNC_PROVIDER_GET_PARAMS
+    int OSSL_OP_DECODER, OSSL_OP_KEYMGMT, OSSL_FUNC_PROVIDER_TEARDOWN, OSSL_FUNC_PROVIDER_GETTABLE_PARAMS, OSSL_FUNC_PROVIDER_GET_PARAMS
     int OSSL_FUNC_PROVIDER_QUERY_OPERATION, OSSL_FUNC_PROVIDER_GET_CAPABILITIES
 
 cdef extern from "openssl/err.h" nogil:
@@ -46,6 +46,9 @@ cdef extern from "openssl/err.h" nogil:
     int ERR_GET_LIB(unsigned long e)
     int ERR_GET_REASON(unsigned long e)
     int ERR_LIB_PEM, ERR_LIB_SSL
+
+cdef extern from "openssl/params.h" nogil:
+    void OSSL_PARAM_free(OSSL_PARAM *p)
 
 cdef extern from "openssl/evp.h" nogil:
     ctypedef struct EVP_PKEY:
@@ -62,6 +65,15 @@ cdef extern from "openssl/evp.h" nogil:
     int EVP_DigestInit_ex(EVP_MD_CTX *c, const EVP_MD *md, ENGINE *e)
     int EVP_DigestUpdate(EVP_MD_CTX *c, const void *p, size_t n)
     int EVP_DigestFinal_ex(EVP_MD_CTX *c, unsigned char *out, unsigned int *n)
+    ctypedef struct EVP_PKEY_CTX:
+        pass
+    int EVP_PKEY_KEYPAIR
+    EVP_PKEY_CTX *EVP_PKEY_CTX_new_from_name(OSSL_LIB_CTX *lib, const char *name, const char *props)
+    void EVP_PKEY_CTX_free(EVP_PKEY_CTX *c)
+    int EVP_PKEY_todata(const EVP_PKEY *k, int selection, OSSL_PARAM **out)
+    int EVP_PKEY_fromdata_init(EVP_PKEY_CTX *c)
+    int EVP_PKEY_fromdata(EVP_PKEY_CTX *c, EVP_PKEY **k, int selection, OSSL_PARAM *params)
+    const char *EVP_PKEY_get0_type_name(const EVP_PKEY *k)
     void EVP_PKEY_free(EVP_PKEY *k)
     int EVP_PKEY_eq(const EVP_PKEY *a, const EVP_PKEY *b)
 
@@ -145,8 +157,7 @@ cdef extern from "openssl/x509v3.h" nogil:
 cdef extern from "openssl/pem.h" nogil:
     int PEM_R_NO_START_LINE
     X509 *PEM_read_bio_X509(BIO *b, X509 **x, int (*cb)(char *, int, int, void *) noexcept nogil, void *u)
-    EVP_PKEY *PEM_read_bio_PrivateKey_ex(BIO *b, EVP_PKEY **k, int (*cb)(char *, int, int, void *) noexcept nogil, void *u,
-                                         OSSL_LIB_CTX *lib, const char *props)
+    EVP_PKEY *PEM_read_bio_PrivateKey(BIO *b, EVP_PKEY **k, int (*cb)(char *, int, int, void *) noexcept nogil, void *u)
 
 cdef extern from "openssl/ssl.h" nogil:
     ctypedef struct SSL:

@@ -12,7 +12,7 @@ from fastmesh._core.base.openssl cimport *
 from fastmesh._core.base.view cimport (
     Slice, View, ascii_lower, slice_ieq, slice_of, view_left, view_of, view_u8, view_u16,
 )
-from fastmesh._core.net.tls_lib cimport tls_lib
+from fastmesh._core.net.tls_lib cimport tls_lib, tls_lib_key
 from fastmesh._core.net.tls_peer cimport chain_not_after, peer_check
 from fastmesh._core.net.tls_session cimport sessions_forget, sessions_free, sessions_new, sessions_offer, sessions_put
 
@@ -357,18 +357,23 @@ cdef int load_cert(TlsCtx *c, Slice pem) noexcept nogil:
 
 cdef int load_key(TlsCtx *c, Slice pem) noexcept nogil:
     cdef BIO *b = pem_open(pem, "private key")
+    cdef EVP_PKEY *read
     cdef EVP_PKEY *k
     cdef int rc = FM_OK
     if b == NULL:
         return FM_ETLS_CONFIG
-    k = PEM_read_bio_PrivateKey_ex(b, NULL, no_passphrase, NULL, tls_lib(), NULL)
-    if k == NULL:
+    read = PEM_read_bio_PrivateKey(b, NULL, no_passphrase, NULL)
+    k = tls_lib_key(read) if read != NULL else NULL
+    if read == NULL:
         rc = refuse("private key", "no PEM block of a key that can be read (encrypted or damaged ones cannot)")
+    elif k == NULL:
+        rc = refuse("private key", "not of a kind that is supported (ECDSA, RSA, Ed25519)")
     elif EVP_PKEY_eq(X509_get0_pubkey(SSL_CTX_get0_certificate(c.ssl_ctx)), k) != 1:
         rc = refuse("private key", "does not belong to the certificate")
     elif SSL_CTX_use_PrivateKey(c.ssl_ctx, k) != 1 or SSL_CTX_check_private_key(c.ssl_ctx) != 1:
         rc = refuse("private key", NULL)
     EVP_PKEY_free(k)
+    EVP_PKEY_free(read)
     ERR_clear_error()
     BIO_free(b)
     return rc

@@ -1,57 +1,69 @@
 """OpenSSL's default provider, wrapped (L2). See tls_lib.pxd.
 
 A provider of our own, built in under the name "fastmesh", hands every question on to the default provider and shares its context; only
-the answer to "which decoders?" is shortened.
+the answers to "which decoders?" and "which kinds of key?" are shortened.
 """
-from libc.string cimport memset, strcmp, strstr
+from libc.string cimport memset, strlen, strncmp, strstr
 from fastmesh._core.base.openssl cimport (
     ERR_clear_error, OSSL_ALGORITHM, OSSL_CORE_HANDLE, OSSL_DISPATCH, OSSL_FUNC_PROVIDER_GETTABLE_PARAMS,
     OSSL_FUNC_PROVIDER_GET_CAPABILITIES, OSSL_FUNC_PROVIDER_GET_PARAMS, OSSL_FUNC_PROVIDER_QUERY_OPERATION,
-    OSSL_FUNC_PROVIDER_TEARDOWN, OSSL_LIB_CTX, OSSL_LIB_CTX_free, OSSL_LIB_CTX_new, OSSL_OP_DECODER, OSSL_PARAM, OSSL_PROVIDER,
+    OSSL_FUNC_PROVIDER_TEARDOWN, OSSL_LIB_CTX, OSSL_LIB_CTX_free, OSSL_LIB_CTX_new, OSSL_OP_DECODER, OSSL_OP_KEYMGMT, OSSL_PARAM, OSSL_PROVIDER,
     OSSL_PROVIDER_add_builtin, OSSL_PROVIDER_get0_provider_ctx, OSSL_PROVIDER_get_capabilities, OSSL_PROVIDER_get_params,
-    OSSL_PROVIDER_gettable_params, OSSL_PROVIDER_load, OSSL_PROVIDER_query_operation,
+    OSSL_PROVIDER_gettable_params, OSSL_PROVIDER_load, OSSL_PROVIDER_query_operation, EVP_PKEY, EVP_PKEY_CTX, EVP_PKEY_CTX_free,
+    EVP_PKEY_CTX_new_from_name, EVP_PKEY_KEYPAIR, EVP_PKEY_fromdata, EVP_PKEY_fromdata_init, EVP_PKEY_get0_type_name,
+    EVP_PKEY_todata, OSSL_PARAM_free,
 )
 
 cdef enum:
-    DECODERS_MAX = 32            # ours are 12 and the end; more are not taken
+    TAKEN_MAX = 16               # ours are 4 and 6, and the end; more are not taken
 
 ctypedef void (*any_fn)() noexcept nogil
 
 cdef OSSL_PROVIDER *inner = NULL
 cdef OSSL_LIB_CTX *lib = NULL
 cdef bint tried = False
-cdef OSSL_ALGORITHM decoders[DECODERS_MAX]
+cdef OSSL_ALGORITHM decoders[TAKEN_MAX]
+cdef OSSL_ALGORITHM kinds[TAKEN_MAX]
 cdef OSSL_DISPATCH dispatch[6]
 
 
-cdef bint is_wanted(const OSSL_ALGORITHM *a) noexcept nogil:
-    """Public keys in certificates, and private keys as PEM in its usual forms; the kinds that TLS knows."""
-    cdef const char *kind = a.algorithm_names
-    cdef const char *how = a.property_definition
-    if strstr(how, "input=pem") != NULL:
-        return True
-    if strcmp(kind, "EC") != 0 and strcmp(kind, "RSA") != 0 and strcmp(kind, "RSA-PSS") != 0 and strcmp(kind, "ED25519") != 0:
-        return False
-    return strstr(how, "structure=SubjectPublicKeyInfo") != NULL or strstr(how, "structure=PrivateKeyInfo") != NULL or \
-        strstr(how, "structure=type-specific") != NULL
+cdef bint is_named(const OSSL_ALGORITHM *a, const char *name) noexcept nogil:
+    """Names are a list with colons: the first is the usual one."""
+    cdef size_t n = strlen(name)
+    return strncmp(a.algorithm_names, name, n) == 0 and (a.algorithm_names[n] == 0 or a.algorithm_names[n] == 58)
 
 
-cdef bint take_decoders() noexcept nogil:
+cdef bint signs(const OSSL_ALGORITHM *a) noexcept nogil:
+    """The kinds of key that certificates of TLS have."""
+    return is_named(a, "EC") or is_named(a, "RSA") or is_named(a, "RSA-PSS") or is_named(a, "ED25519")
+
+
+cdef bint is_wanted(const OSSL_ALGORITHM *a, int op) noexcept nogil:
+    """Decoders of public keys in certificates (a private key is decoded in the default context); keys that sign, X25519, and
+    HMAC, whose key OpenSSL makes for the binder of a resumed session."""
+    if op == OSSL_OP_DECODER:
+        return signs(a) and strstr(a.property_definition, "structure=SubjectPublicKeyInfo") != NULL
+    return signs(a) or is_named(a, "X25519") or is_named(a, "HMAC")
+
+
+cdef bint take(int op, OSSL_ALGORITHM *to) noexcept nogil:
     cdef int no_cache = 0, n = 0
-    cdef const OSSL_ALGORITHM *a = OSSL_PROVIDER_query_operation(inner, OSSL_OP_DECODER, &no_cache)
-    memset(decoders, 0, sizeof(decoders))
-    while a != NULL and a.algorithm_names != NULL and n < DECODERS_MAX - 1:
-        if is_wanted(a):
-            decoders[n] = a[0]
+    cdef const OSSL_ALGORITHM *a = OSSL_PROVIDER_query_operation(inner, op, &no_cache)
+    memset(to, 0, TAKEN_MAX * sizeof(OSSL_ALGORITHM))
+    while a != NULL and a.algorithm_names != NULL and n < TAKEN_MAX - 1:
+        if is_wanted(a, op):
+            to[n] = a[0]
             n += 1
         a += 1
     return n > 0 and no_cache == 0
 
 
 cdef const OSSL_ALGORITHM *on_query(void *ctx, int op, int *no_cache) noexcept nogil:
+    no_cache[0] = 0
     if op == OSSL_OP_DECODER:
-        no_cache[0] = 0
         return decoders
+    if op == OSSL_OP_KEYMGMT:
+        return kinds
     return OSSL_PROVIDER_query_operation(inner, op, no_cache)
 
 
@@ -94,7 +106,7 @@ cdef OSSL_LIB_CTX *tls_lib() noexcept nogil:
         return lib
     tried = True
     inner = OSSL_PROVIDER_load(NULL, "default")
-    if inner == NULL or not take_decoders():
+    if inner == NULL or not take(OSSL_OP_DECODER, decoders) or not take(OSSL_OP_KEYMGMT, kinds):
         ERR_clear_error()
         return NULL
     lib = OSSL_LIB_CTX_new()
@@ -103,3 +115,14 @@ cdef OSSL_LIB_CTX *tls_lib() noexcept nogil:
         lib = NULL
     ERR_clear_error()
     return lib
+
+
+cdef EVP_PKEY *tls_lib_key(EVP_PKEY *k) noexcept nogil:
+    cdef OSSL_PARAM *data = NULL
+    cdef EVP_PKEY *ours = NULL
+    cdef EVP_PKEY_CTX *c = EVP_PKEY_CTX_new_from_name(tls_lib(), EVP_PKEY_get0_type_name(k), NULL)
+    if c != NULL and EVP_PKEY_todata(k, EVP_PKEY_KEYPAIR, &data) == 1 and EVP_PKEY_fromdata_init(c) == 1:
+        EVP_PKEY_fromdata(c, &ours, EVP_PKEY_KEYPAIR, data)
+    OSSL_PARAM_free(data)
+    EVP_PKEY_CTX_free(c)
+    return ours
