@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import gc
+import os
+import signal
+import socket
 import ssl
 
 import pytest
@@ -269,3 +272,50 @@ def test_a_ticket_too_large_to_wait_goes_at_once():
         assert T.shake(c, s) == (0, 0)
         assert c.read() == tls.AGAIN                          # only the ticket has come
         T.echo(c, s, b"z" * 60000)
+
+
+def worker(listener, visits):
+    """A forked worker: its own context, made of the same PEM; says who came and whether it was resumed."""
+    ctx = server_ctx(trust_domain=b"mesh.local")
+    for _ in range(visits):
+        sock, _ = listener.accept()
+        with sock:
+            end = tls.server([ctx], sock.fileno())        # a blocking socket: each call waits
+            while end.handshake() != 0:
+                pass
+            assert end.read(1) == b"?"
+            end.write(f"{end.resumed} {end.peer_id}".encode())
+            end.free()
+
+
+def test_forked_workers_take_up_each_others_sessions():
+    client, answers, pids = client_ctx(), [], []
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        for listener in (first, second):
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    worker(listener, 2)
+                    status = 0
+                finally:
+                    os._exit(status)
+            pids.append(pid)
+        try:
+            for listener in (first, second, second, first):
+                with socket.create_connection(listener.getsockname(), timeout=10) as sock:
+                    sock.setblocking(True)
+                    end = tls.client(client, sock.fileno(), sans=[WEB_ID], session_key=3)
+                    while end.handshake() != 0:
+                        pass
+                    end.write(b"?")
+                    answers.append(end.read(200).decode())
+                    end.free()
+        except BaseException:
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            raise
+        finally:
+            statuses = [os.waitpid(pid, 0)[1] for pid in pids]
+    assert statuses == [0, 0]
+    assert answers == [f"{resumed} {REVIEWS_ID.decode()}" for resumed in (False, True, True, True)]
