@@ -6,13 +6,13 @@ be packed is refused with its path in the config.
 
 from __future__ import annotations
 
-import socket
-from typing import TYPE_CHECKING
+from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from fastmesh._core.shm.pack import NONE, Packer, fnv1a
 from fastmesh._core.shm.segment import EP_CELLS
 from fastmesh.compile.tables import MAX_TOTAL, MAX_WEIGHT, TablePacker, choose, refuse, run, uint
 
+TYPE_CHECKING = False  # of typing: see tables
 if TYPE_CHECKING:
     from fastmesh._core.shm.segment import Segment
     from fastmesh.model import ir
@@ -21,7 +21,7 @@ KINDS = {"gateway": 0, "outbound": 1, "inbound": 2}
 TLS_MODES = {"disable": 0, "strict": 1, "permissive": 2}
 LB = {"ROUND_ROBIN": 0, "LEAST_REQUEST": 1, "RANDOM": 2}
 TLS_VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
-FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+FAMILIES = {4: AF_INET, 6: AF_INET6}
 HTTPS_REDIRECT = 1
 VERIFY_SAN = 2
 ENDPOINT_TLS = 1
@@ -41,8 +41,8 @@ class CellMap:
     def __init__(self, segment: Segment | None = None) -> None:
         self.segment = segment
         self.cells: dict[int, int] = {} if segment is None else segment.cell_tags()
-        # Cells above `fresh` have never been taken; `free` has those given back. A list of all 8,192 would cost
-        # a sidecar half a megabyte.
+        # Cells above `fresh` have never been taken; `free` has those given back. A list of all 8,192 would
+        # cost a sidecar half a megabyte.
         used = set(self.cells.values())
         self.fresh = max(used, default=-1) + 1
         self.free = [cell for cell in range(self.fresh - 1, -1, -1) if cell not in used]
@@ -81,7 +81,7 @@ def address_bytes(address: str, path: str) -> tuple[int, bytes]:
     """(4 or 6, network-order bytes) of an IP literal."""
     for family, kind in FAMILIES.items():
         try:
-            return family, socket.inet_pton(kind, address)
+            return family, inet_pton(kind, address)
         except OSError:
             pass
     raise refuse(path, f"{address!r} is no IP address")
@@ -130,7 +130,7 @@ def pack_endpoints(packer: Packer, cluster: ir.Cluster, cells: CellMap, path: st
         weight = uint(endpoint.get("weight", 1), f"{at}.weight", MAX_WEIGHT)
         if weight == 0:
             continue  # takes no request: as if it were not there
-        host = socket.inet_ntop(FAMILIES[family], raw)  # one spelling, so that one address has one cell
+        host = inet_ntop(FAMILIES[family], raw)  # one spelling, so that one address has one cell
         text = f"{host}:{port}" if family == 4 else f"[{host}]:{port}"
         if text in seen:
             continue  # a name may resolve to an address that is there already: the first says how

@@ -4,7 +4,6 @@ Owns: the two memfds, the eventfds, which snapshot slot is free. Must not know: 
 Roles: the arbiter calls create, prepare, order, reap; the agent publish, reclaim and everything that reads; a worker segment_map only.
 """
 import os
-import sys
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
