@@ -18,9 +18,8 @@ SPEC: Any = {
 
 
 def cluster(host: str, address: str, **more: Any) -> Any:
-    return {
-        "name": f"outbound|80||{host}", "service": host, "endpoints": [{"address": address, "port": 80}], **more,
-    }  # fmt: skip
+    endpoints = [{"address": address, "port": 80}]
+    return {"name": f"outbound|80||{host}", "service": host, "endpoints": endpoints, **more}
 
 
 def fragment(host: str, *clusters: Any, domains: list[str] | None = None, **more: Any) -> Any:
