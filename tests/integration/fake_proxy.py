@@ -14,7 +14,7 @@ import struct
 import sys
 import time
 
-from fastmesh.supervisor.arbiter import Arbiter
+from fastmesh.supervisor import arbiter
 from fastmesh.supervisor.channel import read_all
 from fastmesh.supervisor.log import Log
 
@@ -134,6 +134,8 @@ def run_agent(spec, segment, channel, admin: int, config: int, log: Log) -> int:
             else:
                 segment.publish()
                 channel.send("published", values[0])
+        elif kind == "ping":
+            channel.send("pong")
         elif kind == "drain":
             log.info("agent says goodbye")
             channel.send("goodbye")
@@ -164,8 +166,10 @@ def main() -> int:
     }
     if role == "sidecar":
         spec["sidecar"] = {"inbound": ("127.0.0.1", int(port)), "outbound": ("127.0.0.1", int(port) + 1)}
+    if os.environ.get("LOOK_OFTEN"):
+        arbiter.LOOK_SECONDS = 0.1
     log = Log("arbiter", spec["log_format"])
-    return Arbiter(spec, log, FakeSegment, run_worker, run_agent).run()
+    return arbiter.Arbiter(spec, log, FakeSegment, run_worker, run_agent).run()
 
 
 if __name__ == "__main__":

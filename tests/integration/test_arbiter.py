@@ -117,11 +117,11 @@ def test_a_worker_that_keeps_crashing_ends_the_proxy_with_3(start: Start, spawn:
 
 def test_a_hanging_worker_is_killed_and_replaced(start: Start) -> None:
     port = free_port()
-    process = start(port)
+    process = start(port, env={"LOOK_OFTEN": "1"})
     pid, _ = say(port, "hello")
     with connect(port) as stuck:
         hang(stuck)
-        process.wait_output(r"worker 0 has not moved for \d+ s: killed", timeout=40)
+        process.wait_output(r"worker 0 has not moved for \d+ s: killed")
         assert say(port, "hello")[0] != pid
 
 
@@ -135,6 +135,16 @@ def test_a_killed_agent_is_replaced_and_workers_stay(start: Start) -> None:
     assert after["fastmesh-w0"] == before["fastmesh-w0"]
     assert after["fastmesh-agent"] != before["fastmesh-agent"]
     assert process.stop() == 0
+
+
+def test_a_hanging_agent_is_killed_and_replaced(start: Start) -> None:
+    port = free_port()
+    process = start(port, env={"LOOK_OFTEN": "1"})
+    agent = children(process.pid)["fastmesh-agent"][0]
+    os.kill(agent, signal.SIGSTOP)
+    process.wait_output("the agent does not answer: killed")
+    wait_for(lambda: process.stderr.count("agent up") == 2, what="the second agent")
+    assert "hello" in say(port, "hello")[1]
 
 
 def test_when_the_arbiter_is_killed_nobody_stays(start: Start) -> None:
@@ -203,3 +213,16 @@ def test_the_log_can_be_json(start: Start, spawn: Start) -> None:
     lines = [json.loads(line) for line in process.stderr.splitlines()]
     assert {line["process"] for line in lines} == {"arbiter", "agent"}
     assert all(line["level"] == "info" and line["time"].endswith("Z") for line in lines)
+
+
+def test_ctrl_c_reaches_the_whole_group_and_still_drains(start: Start) -> None:
+    port = free_port()
+    process = start(port)
+    with connect(port) as slow:
+        slow.sendall(b"slow 0.5\n")
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait_output("SIGINT: draining")
+        assert "slow" in slow.makefile().readline()
+    assert process.wait() == 0
+    assert "agent says goodbye" in process.stderr
+    assert "replaced" not in process.stderr

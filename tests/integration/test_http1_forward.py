@@ -47,7 +47,9 @@ def test_names_keep_their_case_and_order_and_hop_by_hop_fields_stay_behind():
         names = [name for name, _ in sent]
         assert up.heads[0].startswith(b"GET /p?q=1 HTTP/1.1\r\n")
         assert names[:4] == ["Host", "X-CamelCase", "X-repeat", "X-Repeat"]
-        assert not {"connection", "x-mine", "te", "proxy-connection", "keep-alive"} & {name.lower() for name in names}
+        assert not {"connection", "x-mine", "te", "proxy-connection", "keep-alive"} & {
+            name.lower() for name in names
+        }
         assert head.startswith(b"HTTP/1.1 200 Fine\r\n")
         got = [name for name, _ in fields_of(head)]
         assert got[:5] == ["X-Second", "x-First", "Set-Cookie", "Set-Cookie", "Content-Length"]
@@ -94,7 +96,9 @@ def test_chunked_request_with_trailers_arrives_with_them():
     up.handler = handler
     with serving(up) as proxy:
         client = proxy.dial()
-        client.send(b"PUT / HTTP/1.1\r\nHost: x\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 9\r\n\r\n")
+        client.send(
+            b"PUT / HTTP/1.1\r\nHost: x\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 9\r\n\r\n"
+        )
         assert client.answer()[0] == 200
         assert seen[1] == b"3\r\nabc\r\n0\r\n"
         assert seen[2] == b"X-Sum: 9\r\n\r\n"
@@ -132,7 +136,10 @@ def test_answers_without_body_leave_the_connection_usable(method: bytes, respons
             head = client.head()
             assert head.split(b"\r\n")[0] == response.split(b"\r\n")[0]
             if b"Content-Length" in response:
-                assert re.search(rb"Content-Length: (\d+)", head)[1] == re.search(rb"Content-Length: (\d+)", response)[1]  # type: ignore[index]
+                assert (
+                    re.search(rb"Content-Length: (\d+)", head)[1]
+                    == re.search(rb"Content-Length: (\d+)", response)[1]
+                )  # type: ignore[index]
         assert up.connections == 1
         assert client.buf == body
 
@@ -235,7 +242,9 @@ def test_upgrade_tunnels_bytes_both_ways():
     def handler(peer: Peer) -> None:
         head = peer.head().lower()
         assert b"\r\nupgrade: websocket\r\n" in head and b"\r\nconnection: upgrade\r\n" in head
-        peer.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nfirst")
+        peer.send(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nfirst"
+        )
         while data := peer.sock.recv(65536):
             peer.send(data[::-1])
 
@@ -295,7 +304,9 @@ def test_ids_and_forwarding_fields_are_begun():
     with serving(up) as proxy:
         assert proxy.get()[0] == 200
         sent = {k.lower(): v for k, v in fields_of(up.heads[0])}
-        assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", sent["x-request-id"])
+        assert re.fullmatch(
+            r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", sent["x-request-id"]
+        )
         assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", sent["traceparent"])
         assert sent["x-forwarded-for"] == "127.0.0.1"
         assert sent["x-forwarded-proto"] == "http"
@@ -331,7 +342,10 @@ def test_b3_is_passed_on_and_no_second_trace_is_begun(b3: str):
 def test_an_invalid_traceparent_is_replaced():
     up = Upstream()
     with serving(up) as proxy:
-        assert proxy.get(more="traceparent: 00-00000000000000000000000000000000-00f067aa0ba902b7-01\r\n")[0] == 200
+        assert (
+            proxy.get(more="traceparent: 00-00000000000000000000000000000000-00f067aa0ba902b7-01\r\n")[0]
+            == 200
+        )
         values = [v for k, v in fields_of(up.heads[0]) if k == "traceparent"]
         assert len(values) == 1 and "-00000000000000000000000000000000-" not in values[0]
 

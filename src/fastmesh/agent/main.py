@@ -105,6 +105,8 @@ class Agent:
             (kind, values), fd = received
             if kind == "config" and fd is not None:
                 self._publish_edge(read_all(fd), int(values[0]))
+            elif kind == "ping":
+                self.channel.send("pong")
             elif kind == "drain":
                 self._drain()
             elif kind == "reopen" and self.access_log is not None:

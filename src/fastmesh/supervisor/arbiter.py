@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 EXIT_START, EXIT_CONFIG, EXIT_CRASH_LOOP = 1, 2, 3
 # The agent is restarted for ever: workers serve without it. The wait doubles up to the maximum.
 AGENT_BACKOFF, AGENT_BACKOFF_MAX, AGENT_GOOD_SECONDS = 0.1, 5.0, 30.0
+# The agent answers a ping at every look at the workers. After this many without an answer it hangs and is
+# killed: what it had published is served on, but certificates would end and configs not change.
+AGENT_SILENT_LOOKS = 10
 # A sidecar says goodbye before it stops to accept, so that others do not send to it any more: the longest
 # wait for it.
 GOODBYE_SECONDS = 1.0
@@ -89,6 +92,7 @@ class Arbiter:
         self._agent_born = 0.0
         self._agent_wait = 0.0
         self._agent_deadline = 0.0
+        self._agent_silent = 0
         self._goodbye_deadline = 0.0
         self._compilation: Compilation | None = None
         self._candidate: tuple[Compiled, Sets | None] | None = None
@@ -202,6 +206,7 @@ class Arbiter:
             return
         theirs.close()
         self._agent_born = time.monotonic()
+        self._agent_silent = 0
         self._channel = ours
         self._poll.register(ours.fd, select.POLLIN)
         if self._candidate is not None:
@@ -223,6 +228,15 @@ class Arbiter:
         )
         self._agent_wait = min(max(AGENT_BACKOFF, self._agent_wait * 2), AGENT_BACKOFF_MAX)
 
+    def _look_at_agent(self) -> None:
+        if not self._agent:
+            return
+        self._tell_agent("ping")
+        self._agent_silent += 1
+        if self._agent_silent > AGENT_SILENT_LOOKS:
+            self.log.error("the agent does not answer: killed", pid=self._agent)
+            os.kill(self._agent, signals.SIGKILL)
+
     def _drop_channel(self) -> None:
         if self._channel is not None:
             self._poll.unregister(self._channel.fd)
@@ -242,6 +256,7 @@ class Arbiter:
             if received is None:
                 return
             (kind, values), _ = received
+            self._agent_silent = 0
             if kind == "published":
                 self._adopted(int(values[0]))
             elif kind == "rejected":
@@ -277,6 +292,7 @@ class Arbiter:
             self._look_at = now + LOOK_SECONDS
             for crew in self._crews():
                 crew.look()
+            self._look_at_agent()
         self._advance(now)
 
     def _timeout(self) -> float:

@@ -270,7 +270,7 @@ def test_a_ticket_too_large_to_wait_goes_at_once():
     assert [visit(client, [server])[0] for _ in range(3)] == [False, True, True]
     with T.ours(client, [server], sans=[WEB_ID]) as (c, s):
         assert T.shake(c, s) == (0, 0)
-        assert c.read() == tls.AGAIN                          # only the ticket has come
+        assert c.read() == tls.AGAIN  # only the ticket has come
         T.echo(c, s, b"z" * 60000)
 
 
