@@ -166,9 +166,17 @@ class Api:
             seen[found.key] = _document(found.raw, found.namespace)
         if not seen:
             return _error(400, "no objects were given")
-        done = self._mesh.apply(seen.items(), request.query_params.get("dry_run") == "true")
-        notes = [str(p) for p in warnings_of(problems)] + done.warnings
-        return JSONResponse(_applied(done, notes))
+        # What is wrong between objects is found in those that are stored, which have no lines.
+        origins = {found.key: found.origin for found in resources}
+
+        def located(found: list[Problem]) -> list[Problem]:
+            return [p.located(origins.get((p.kind, p.namespace, p.name))) for p in found]
+
+        try:
+            done = self._mesh.apply(seen.items(), request.query_params.get("dry_run") == "true")
+        except ConfigError as error:
+            raise ConfigError(located(error.problems)) from None
+        return JSONResponse(_applied(done, [*warnings_of(problems), *located(done.warnings)]))
 
     async def resources(self, request: Request) -> Response:
         kind = _kind(request.path_params["kind"])
@@ -427,7 +435,7 @@ def _shown(r: Resource) -> dict[str, Any]:
     }
 
 
-def _applied(done: Applied, warnings: list[str]) -> dict[str, Any]:
+def _applied(done: Applied, warnings: list[Problem]) -> dict[str, Any]:
     return {
         "version": done.version,
         "objects": [
@@ -435,7 +443,7 @@ def _applied(done: Applied, warnings: list[str]) -> dict[str, Any]:
             for (kind, namespace, name), action in done.actions
         ],
         "topics": done.topics,
-        "warnings": warnings,
+        "warnings": [str(p) for p in warnings],
     }
 
 

@@ -59,7 +59,7 @@ class Applied:
     version: int
     actions: list[tuple[Key, str]] = field(default_factory=list)
     topics: dict[str, int] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
 
 
 class Compiles(Protocol):
@@ -128,14 +128,14 @@ class Mesh:
         done.topics = {u.topic: u.version for u in updates}
         return done
 
-    def _check(self, state: State) -> list[str]:
+    def _check(self, state: State) -> list[Problem]:
         """The warnings of a state; ConfigError if it has errors that the present one does not have."""
         problems = self._compiler.problems(state)
         before = {str(p) for p in errors_of(self._compiler.problems(self.state))}
         errors = [p for p in errors_of(problems) if str(p) not in before]
         if errors:
             raise ConfigError(errors)
-        return [str(p) for p in problems if str(p) not in before]
+        return [p for p in problems if str(p) not in before]
 
     def delete(self, key: Key) -> Applied | None:
         """Remove a resource; None when there is none."""
@@ -144,7 +144,7 @@ class Mesh:
         resources = {k: r for k, r in self.state.resources.items() if k != key}
         state = State(resources, self.state.services, self.state.endpoints)
         updates = self._change(state, None, deleted=[key])
-        errors = [str(p) for p in errors_of(self._compiler.problems(state))]
+        errors = errors_of(self._compiler.problems(state))
         return Applied(self.version, [(key, "deleted")], {u.topic: u.version for u in updates}, errors)
 
     def service_delete(self, namespace: str, service: str) -> bool | None:

@@ -69,7 +69,7 @@ class Compiler:
         held = self._parsed.get(resource.key)
         if held is not None and held[0] is resource:
             return held[1]
-        loaded = load_dicts([resource.document])
+        loaded = load_dicts([resource.document], "")
         if not loaded.resources:
             return None
         # Istio lets the oldest of several objects that fit win, so their age has to be known.

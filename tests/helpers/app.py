@@ -1,9 +1,9 @@
 """An application behind a proxy, scripted by the path that it is asked for.
 
-    /            200 and a JSON account of the request: app, method, path, headers, bytes of the body
-    /sleep/S     the same, after S seconds; `sleeping` counts those that have begun
-    /status/N    the same with status N
-    /bytes/N     N bytes
+/            200 and a JSON account of the request: app, method, path, headers, bytes of the body
+/sleep/S     the same, after S seconds; `sleeping` counts those that have begun
+/status/N    the same with status N
+/bytes/N     N bytes
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """A whole mesh under test: control plane, sidecars, applications; real processes on ports of 127.0.0.1.
 
-    mesh = Mesh(directory); mesh.start()
-    web = mesh.sidecar("web"); reviews = mesh.sidecar("reviews", version="v1", app=App("v1"))
-    mesh.reaches(web, "reviews", 1)
-    web.get("reviews", "/"); web.stat("tls_connect_fail"); mesh.cli("apply", "-f", file, "--wait")
-    with Load(web, "reviews") as load: ...   ->  load.good, load.bad
+mesh = Mesh(directory); mesh.start()
+web = mesh.sidecar("web"); reviews = mesh.sidecar("reviews", version="v1", app=App("v1"))
+mesh.reaches(web, "reviews", 1)
+web.get("reviews", "/"); web.stat("tls_connect_fail"); mesh.cli("apply", "-f", file, "--wait")
+with Load(web, "reviews") as load: ...   ->  load.good, load.bad
 """
 
 from __future__ import annotations
@@ -44,13 +44,15 @@ class Answer(NamedTuple):
 
 
 def request(
-    port: int, host: str, path: str = "/", method: str = "GET", body: bytes | None = None, timeout: float = 20,
-    **headers: str,
+    port: int, host: str, path: str = "/", method: str = "GET", body: bytes | None = None,
+    timeout: float = 20, **headers: str,
 ) -> Answer:  # fmt: skip
     """One request on a connection of its own; `_` in names of headers stands for `-`."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
-        connection.request(method, path, body, {"Host": host, **{k.replace("_", "-"): v for k, v in headers.items()}})
+        connection.request(
+            method, path, body, {"Host": host, **{k.replace("_", "-"): v for k, v in headers.items()}}
+        )
         answer = connection.getresponse()
         text = answer.read()
         return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, text)
@@ -126,7 +128,9 @@ class Proxy:
         return [json.loads(line) for line in self.log.read_text().splitlines(True) if line.endswith("\n")]
 
     def logged(self, match: Callable[[dict[str, Any]], object], what: str = "a line") -> dict[str, Any]:
-        found = wait_for(lambda: next((e for e in self.lines() if match(e)), None), 10, f"{what} in {self.log}")
+        found = wait_for(
+            lambda: next((e for e in self.lines() if match(e)), None), 10, f"{what} in {self.log}"
+        )
         assert found is not None
         return found
 
@@ -170,8 +174,19 @@ class Mesh:
 
     def start(self) -> Process:
         addresses = [f"127.0.0.1:{port}" for port in self.ports]
-        command = ["fastmesh", "control", "--state", self.state, "--listen", addresses[0], "--publish", addresses[1]]
-        self.control = Process([*command, "--api", addresses[2], *self.options], self.directory, name="control")
+        command = [
+            "fastmesh",
+            "control",
+            "--state",
+            self.state,
+            "--listen",
+            addresses[0],
+            "--publish",
+            addresses[1],
+        ]
+        self.control = Process(
+            [*command, "--api", addresses[2], *self.options], self.directory, name="control"
+        )
         self.control.wait_output("^ready$", START_SECONDS)
         return self.control
 
@@ -190,7 +205,9 @@ class Mesh:
             command, capture_output=True, text=True, timeout=timeout, env=environment(), cwd=ROOT, check=False
         )
 
-    def cli(self, command: str, *args: str | Path, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def cli(
+        self, command: str, *args: str | Path, status: int | None = 0
+    ) -> subprocess.CompletedProcess[str]:
         """A command to this control plane."""
         done = self.run(command, *args, "--state", self.state)
         assert status is None or done.returncode == status, done
@@ -253,7 +270,9 @@ class Mesh:
     def reaches(self, caller: Sidecar, service: str, *callees: Sidecar, timeout: float = 20) -> None:
         """Until a sidecar sends a service's requests to these and to no other."""
         wanted = {callee.inbound for callee in callees}
-        wait_for(lambda: caller.endpoints(service) == wanted, timeout, f"{service}'s endpoints in {caller.name}")
+        wait_for(
+            lambda: caller.endpoints(service) == wanted, timeout, f"{service}'s endpoints in {caller.name}"
+        )
 
     def synced(self, timeout: float = 20) -> None:
         """Until every connected proxy has applied the newest version."""

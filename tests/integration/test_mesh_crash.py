@@ -1,4 +1,4 @@
-"""Processes of a mesh are killed under load: a worker, the agent, the control plane. What callers see of it."""
+"""A worker, the agent, the control plane are killed under load: what callers see of it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def test_a_killed_worker_of_one_costs_only_what_was_in_flight(web: Sidecar, revi
         queued = socket.create_connection(("127.0.0.1", web.outbound), timeout=20)
         queued.sendall(b"GET /queued HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n")
         os.kill(victim, signal.SIGKILL)
-        assert queued.recv(65536).startswith(b"HTTP/1.1 200 "), "a queued connection is served by the next one"
+        assert queued.recv(65536).startswith(b"HTTP/1.1 200 "), (
+            "a queued connection is served by the next one"
+        )
         queued.close()
         replaced(web, victim, 1)
         load.more(100)

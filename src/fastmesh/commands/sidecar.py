@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import socket
 import tempfile
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # What the agent needs of a bundle.
 BUNDLE = ("control", "updates", "server_key", "trust_domain", "service", "namespace", "spiffe_id", "token")
+# CURVE keys are 32 bytes in ZeroMQ's alphabet of 85 characters, four bytes in five.
+KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+ADDRESS = re.compile(r"tcp://(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}")
 
 EXAMPLE = """
 The application sends its requests to the outbound port, by Host header or as http_proxy; requests to it
@@ -134,4 +138,9 @@ def read_bundle(path: str) -> dict[str, Any]:
     missing = [name for name in BUNDLE if not isinstance(bundle.get(name), str) or not bundle[name]]
     if missing:
         raise ValueError(f"not a join bundle: {', '.join(missing)} missing")
+    # ZeroMQ would take these up only in the agent, where nobody is left to be told.
+    forms = {"server_key": KEY, "control": ADDRESS, "updates": ADDRESS}
+    wrong = [name for name, form in forms.items() if not form.fullmatch(bundle[name])]
+    if wrong:
+        raise ValueError(f"not a join bundle: {', '.join(wrong)} cannot be used")
     return bundle

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 PathPart = str | int
@@ -54,6 +54,13 @@ class Problem:
     kind: str = ""
     namespace: str = ""
     name: str = ""
+    at: Path = field(default=(), compare=False, repr=False)  # `path` in parts
+
+    def located(self, origin: Origin | None) -> Problem:
+        """The same as found in the text that the object came from: for who checked it without its text."""
+        if origin is None:
+            return self
+        return replace(self, file=origin.file, line=origin.line_of(self.at))
 
     def __str__(self) -> str:
         """`edge.yaml:12: VirtualService default/reviews: spec.http[0].fault: not implemented yet (hint)`."""
@@ -161,6 +168,7 @@ class Reporter:
                 hint=hint,
                 severity=severity,
                 path=render_path(full),
+                at=full,
                 line=self.origin.line_of(full),
             )
         )
