@@ -153,19 +153,16 @@ async def serve(options: argparse.Namespace, state: Path) -> None:
         options.trust_domain,
     )
     api_socket = listen(api_host, api_port)
-    try:
-        server = ControlServer(
-            store,
-            mesh,
-            authority,
-            registry,
-            metrics,
-            keys.secret,
-            zmq_address(host, port),
-            zmq_address(updates_host, updates_port),
-        )
-    except zmq.ZMQError as error:
-        raise StartError(f"cannot listen on {options.listen} and port {updates_port}: {error}") from error
+    server = ControlServer(
+        store,
+        mesh,
+        authority,
+        registry,
+        metrics,
+        keys.secret,
+        zmq_address(host, port),
+        zmq_address(updates_host, updates_port),
+    )
     metrics.read("proxies", "Sidecars connected", lambda: len(registry.by_instance))
     metrics.read("endpoints", "Endpoints listed", lambda: len(mesh.state.endpoints))
     metrics.read("topics", "Topics", lambda: len(mesh.topics))

@@ -71,6 +71,14 @@ class Outstanding:
     sessions: list[Session]  # those that are late
 
 
+def _bind(socket: Any, address: str) -> None:
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        where = address.removeprefix("tcp://")
+        raise OSError(error.errno, f"cannot listen on {where}: {zmq.strerror(error.errno or 0)}") from None
+
+
 class ControlServer:
     """Serves the protocol until cancelled."""
 
@@ -98,8 +106,8 @@ class ControlServer:
         self._router.setsockopt(zmq.MAXMSGSIZE, wire.MAX_REQUEST)
         self._updates: Any = self._socket(zmq.XPUB, curve_secret, UPDATES_DOMAIN)
         self._updates.setsockopt(zmq.MAXMSGSIZE, 4096)  # subscriptions are all that comes in
-        self._router.bind(router_address)
-        self._updates.bind(updates_address)
+        _bind(self._router, router_address)
+        _bind(self._updates, updates_address)
         self._fetches: dict[int, tuple[Session, asyncio.Future[dict[str, Any]]]] = {}
         self._serial = 0
         self._progress: set[asyncio.Future[None]] = set()

@@ -112,7 +112,7 @@ class TopicStore:
             self._removed.clear()
 
     def desired(self, info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-        """All topics as one state for the sidecar that `info` describes; and which are unreadable, and why."""
+        """All topics as one state for the sidecar that `info` describes, and why which are unreadable."""
         state: dict[str, Any] = {"services": {}, "policy": {"mtls": "strict"}, "trust": {}}
         labels = {"app": info["service"], **info.get("labels", {})}
         bad: dict[str, str] = {}

@@ -32,15 +32,20 @@ def register(subparsers: remote.Subparsers) -> None:
     )
     parser.add_argument(
         "--listen",
+        type=host_port,
         default="127.0.0.1:15010",
         metavar="HOST:PORT",
         help="for sidecars' requests (default %(default)s)",
     )
     parser.add_argument(
-        "--publish", metavar="HOST:PORT", help="for updates to sidecars (default: the port after --listen's)"
+        "--publish",
+        type=host_port,
+        metavar="HOST:PORT",
+        help="for updates to sidecars (default: the port after --listen's)",
     )
     parser.add_argument(
         "--api",
+        type=host_port,
         default="127.0.0.1:15014",
         metavar="HOST:PORT",
         help="HTTP API of the CLI (default %(default)s)",
@@ -66,6 +71,14 @@ def register(subparsers: remote.Subparsers) -> None:
         help="a sidecar silent for so long leaves the endpoint lists (default 6s; heartbeats: 3 a lease)",
     )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+
+
+def host_port(text: str) -> str:
+    """HOST:PORT, checked."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return text
 
 
 def run(args: argparse.Namespace) -> int:
