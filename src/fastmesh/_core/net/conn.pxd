@@ -1,8 +1,7 @@
 """Conn (L2): one connection, plain or TLS: its bytes in and out, its deadline, its end. It knows nothing of HTTP.
 
 Reading: the owner calls conn_read into the reactor's scratch; what it cannot use yet it keeps with conn_keep.
-Writing: conn_put / conn_make collect (borrowed) bytes for one connection at a time, conn_flush hands them to the socket and copies what
-the socket does not take. Nothing here calls the owner back from inside of a write: a write error is told at the end of the turn.
+Writing is net/out. Nothing here calls the owner back from inside of a write: a write error is told at the end of the turn.
 A closed Conn stays readable memory until the end of the turn.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -82,15 +81,6 @@ cdef void conn_kept_used(Conn *c, uint32_t n) noexcept nogil
 """n kept bytes are used; the block goes back when it is empty."""
 cdef int conn_read_more(Conn *c, uint32_t most) noexcept nogil
 """Read behind the kept bytes (growing up to `most` in all): bytes, or codes as conn_read, FM_EHEAD when full."""
-cdef void conn_put(Conn *c, const char *p, size_t n) noexcept nogil
-"""Borrowed bytes to send: they must not change before conn_flush."""
-cdef char *conn_make(Conn *c, uint32_t n) noexcept nogil
-"""Room for n bytes that the caller is about to make (then conn_made); NULL: too much for one turn."""
-cdef void conn_made(Conn *c, uint32_t n) noexcept nogil
-cdef void conn_flush(Conn *c) noexcept nogil
-cdef inline bint conn_congested(const Conn *c) noexcept nogil:
-    """The socket took less than it was given: stop the source, set CF_BLOCKED."""
-    return c.out_n != 0
 cdef void conn_deadline(Conn *c, uint64_t when_ms) noexcept nogil
 """ops.expired at when_ms (0: never). Cheap to move later."""
 cdef void conn_wake(Conn *c) noexcept nogil

@@ -12,9 +12,9 @@ from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.sys cimport MSG_DONTWAIT, MSG_PEEK, close, recv
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport (
-    CF_BLOCKED, CF_EOF, CF_HUP, CF_READABLE, CONN_CLOSED, CONN_HANDSHAKE, CONN_READ_MIN, CONN_SNIFF, Conn, ConnOps, conn_abort, conn_accept,
-    conn_close, conn_close_flushed, conn_congested, conn_deadline, conn_flush, conn_keep, conn_kept_used, conn_made, conn_make, conn_put,
-    conn_read, conn_read_more, conn_wake)
+    CF_BLOCKED, CF_EOF, CF_HUP, CF_READABLE, CONN_CLOSED, CONN_HANDSHAKE, CONN_READ_MIN, CONN_SNIFF, Conn, ConnOps, conn_abort,
+    conn_accept, conn_close, conn_close_flushed, conn_deadline, conn_keep, conn_kept_used, conn_read, conn_read_more, conn_wake)
+from fastmesh._core.net.out cimport conn_congested, conn_flush, conn_made, conn_make, conn_put
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES
 from fastmesh._core.net.sock cimport Addr
 from fastmesh._core.net.tls cimport tls_has_peer_cert, tls_peer_id, tls_resumed

@@ -7,8 +7,9 @@ from fastmesh._core.base.err cimport (
 from fastmesh._core.base.pool cimport pool_put
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport (
-    CF_BLOCKED, CF_HUP, CF_READABLE, CONN_HANDSHAKE, CONN_READ_MIN, Conn, ConnOps, conn_congested, conn_deadline, conn_flush, conn_keep,
-    conn_kept_used, conn_made, conn_make, conn_put, conn_read, conn_read_more, conn_wake, conn_wire_tx)
+    CF_BLOCKED, CF_HUP, CF_READABLE, CONN_HANDSHAKE, CONN_READ_MIN, Conn, ConnOps, conn_deadline, conn_keep, conn_kept_used, conn_read,
+    conn_read_more, conn_wake, conn_wire_tx)
+from fastmesh._core.net.out cimport conn_congested, conn_flush, conn_made, conn_make, conn_put
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES
 from fastmesh._core.net.tls cimport tls_resumed
 from fastmesh._core.proto.h1_body cimport (
