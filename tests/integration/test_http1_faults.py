@@ -318,8 +318,11 @@ def test_an_exchange_on_which_nothing_moves_ends():
     up = Upstream()
     up.handler = lambda peer: (peer.head(), peer.rest(), None)[2]
     with serving(up, options={"stream_idle_timeout_ms": 150}, log=True) as proxy:
-        assert proxy.get()[0] == 408
+        assert proxy.get()[0] == 504
         assert wait_for(lambda: proxy.segment.log_records(10))[0]["flags"] & 16384  # SI
+        client = proxy.dial()
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+        assert status_of(client.rest()) == 408
 
 
 # ---- bounds ---------------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from fastmesh._core.policy.router cimport RouteMatch
 from fastmesh._core.proto.h1_write cimport h1_reason
 from fastmesh._core.proto.msg cimport (
     BODY_LENGTH, BODY_NONE, H_CONTENT_LENGTH, H_DATE, H_LOCATION, H_NONE, M_HEAD, MF_RESPONSE, Msg)
-from fastmesh._core.proxy.ctx cimport XF_LOCAL, Exchange, Worker
+from fastmesh._core.proxy.ctx cimport XF_LOCAL, XF_REQ_END, Exchange, Worker
 from fastmesh._core.proxy.forward cimport forward_response, hbuf_take, msg_add
 from fastmesh._core.shm.snapshot cimport RW_PREFIX, snap_str
 from fastmesh._core.shm.stats cimport (
@@ -207,7 +207,10 @@ cdef int answer_send(Exchange *ex, Msg *m, Slice body, const char *ctype, uint32
 
 cdef void respond_error(Exchange *ex, int code) noexcept nogil:
     cdef Verdict v = verdict_of(code)
-    cdef Msg *m = answer_begin(ex, v.status)
+    cdef Msg *m
+    if code == RE_IDLE and ex.flags & XF_REQ_END:
+        v.status = 504           # the client has said all: it is the upstream that is silent (Envoy makes the same difference)
+    m = answer_begin(ex, v.status)
     ex.rf |= v.rf
     ex.details = v.details
     stat_inc(ex.w.seg.stats, v.counter)
