@@ -4,7 +4,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from fastmesh._core.base.sys cimport (
-    MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, fm_store_release, fm_store_release32, mmap, munmap,
+    MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, fm_load_acquire32, fm_store_release, fm_store_release32, mmap, munmap,
 )
 from fastmesh._core.shm.layout cimport PEER_SLOTS, RING_BYTES, SERIES_SLOTS
 from fastmesh._core.shm.ring cimport LOG_STRS, RING_MAX_RECORD, LogRec, Ring, ring_empty, ring_get, ring_put
@@ -218,6 +218,9 @@ cdef class WorkerView:
         record = (<char *>&r)[:sizeof(r)] + text
         record += b"\0" * (r.bytes - len(record))
         return segment_log(&self.m, <const char *>record, r.bytes)
+
+    def agent_sleeps(self):
+        return fm_load_acquire32(&self.m.hdr.agent_sleeping) != 0
 
     def die_writing_a_config(self):
         """Write to the snapshots: a worker's mapping must not allow it."""
