@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import time
+import zlib
 from os.path import dirname, join
 
 import msgpack
@@ -109,9 +110,13 @@ class Identity:
             return
         try:
             with open(self._path, "rb") as file:
-                kept = msgpack.unpackb(file.read(1 << 20), raw=False)
-            if type(kept) is not dict or kept.get("format") != FORMAT:
+                outer = msgpack.unpackb(file.read(1 << 20), raw=False)
+            if type(outer) is not dict or outer.get("format") != FORMAT:
                 raise ValueError("not an identity of this format")
+            # One bit of a key that has turned would keep this sidecar out of the mesh for ever.
+            if zlib.crc32(outer["body"]) != outer["crc"]:
+                raise ValueError("its checksum is wrong")
+            kept = msgpack.unpackb(outer["body"], raw=False)
             values = {name: kept[name] for name in _KEPT}
             if any(type(values[name]) is not kind for name, kind in _KEPT.items()):
                 raise ValueError("a field has the wrong type")
@@ -143,9 +148,9 @@ class Identity:
         self._retry = None
         if not self._path:
             return
-        data = msgpack.packb({"format": FORMAT, **{name: getattr(self, name) for name in _KEPT}})
+        body: bytes = msgpack.packb({name: getattr(self, name) for name in _KEPT})
         try:
-            write_file(self._path, data)
+            write_file(self._path, msgpack.packb({"format": FORMAT, "crc": zlib.crc32(body), "body": body}))
             self.persisted = True
         except OSError as error:
             self.persisted = False
