@@ -427,6 +427,7 @@ def test_a_new_config_takes_over_under_load_and_cuts_nothing():
 
         thread = threading.Thread(target=load)
         thread.start()
+        wait_for(lambda: bodies)
         for i in range(20):
             proxy.publish(simple_config((two if i % 2 == 0 else one).port))
         proxy.publish(simple_config(two.port))

@@ -9,7 +9,7 @@ from fastmesh._core.policy.router cimport RouteMatch
 from fastmesh._core.proto.h1_write cimport h1_reason
 from fastmesh._core.proto.msg cimport (
     BODY_LENGTH, BODY_NONE, H_CONTENT_LENGTH, H_DATE, H_LOCATION, H_NONE, M_HEAD, MF_RESPONSE, Msg)
-from fastmesh._core.proxy.ctx cimport XF_LOCAL, XF_REQ_END, Exchange, Worker
+from fastmesh._core.proxy.ctx cimport XF_REQ_END, Exchange, Worker
 from fastmesh._core.proxy.forward cimport forward_response, hbuf_take, msg_add
 from fastmesh._core.shm.snapshot cimport RW_PREFIX, snap_str
 from fastmesh._core.shm.stats cimport (
@@ -26,129 +26,77 @@ cdef struct Verdict:
     const char *body
 
 
-cdef Verdict verdict_of(int code) noexcept nogil:
+cdef inline Verdict says(int status, uint32_t rf, int counter, const char *details, const char *body) noexcept nogil:
     cdef Verdict v
-    v.counter = ST_RQ_BAD
-    v.rf = RF_DPE
-    v.status = 400
-    v.details = b"http1.codec_error"
-    v.body = b"bad request\n"
-    if code == FM_EFRAMING:
-        v.details = b"http1.ambiguous_framing"
-        v.body = b"bad request: ambiguous message framing\n"
-    elif code == FM_EHOST:
-        v.details = b"http1.invalid_host"
-        v.body = b"bad request: missing or invalid Host\n"
-    elif code == FM_ECHUNK or code == RE_BODY:
-        v.details = b"http1.invalid_chunk"
-        v.body = b"bad request: invalid chunked body\n"
-    elif code == FM_ETRAILER:
-        v.details = b"http1.invalid_trailer"
-        v.body = b"bad request: invalid trailer\n"
-    elif code == FM_ETARGET:
-        v.status = 414
-        v.details = b"http1.target_too_long"
-        v.body = b"request target too long\n"
-    elif code == FM_EHEAD:
-        v.status = 431
-        v.details = b"http1.headers_too_large"
-        v.body = b"request header fields too large\n"
-    elif code == FM_EVERSION:
-        v.status = 505
-        v.details = b"http1.invalid_version"
-        v.body = b"HTTP version not supported\n"
-    elif code == FM_ETE:
-        v.status = 501
-        v.details = b"http1.unknown_transfer_coding"
-        v.body = b"transfer coding not implemented\n"
-    elif code == FM_EMETHOD:
-        v.status = 501
-        v.details = b"http1.connect_not_supported"
-        v.body = b"CONNECT is not supported here\n"
-    elif code == FM_EEXPECT:
-        v.status = 417
-        v.details = b"http1.unknown_expectation"
-        v.body = b"expectation failed\n"
-    elif code == FM_ENOROUTE:
-        v.status = 404
-        v.rf = RF_NR
-        v.counter = ST_RQ_NO_ROUTE
-        v.details = b"route_not_found"
-        v.body = b"no route\n"
-    elif code == FM_ENOCLUSTER:
-        v.status = 503
-        v.rf = RF_NC
-        v.counter = ST_RQ_NO_CLUSTER
-        v.details = b"cluster_not_found"
-        v.body = b"no such cluster\n"
-    elif code == FM_ENOHEALTHY:
-        v.status = 503
-        v.rf = RF_UH
-        v.counter = ST_RQ_NO_HEALTHY
-        v.details = b"no_healthy_upstream"
-        v.body = b"no healthy upstream\n"
-    elif code == RE_CONNECT or code == RE_CONNECT_TIMEOUT or code == RE_UP_TLS:
-        v.status = 503
-        v.rf = RF_UF
-        v.counter = ST_RQ_UPSTREAM_RESET
-        if code == RE_CONNECT:
-            v.details = b"upstream_reset_before_response_started{remote_connection_failure}"
-            v.body = b"upstream connect error: connection failed\n"
-        elif code == RE_CONNECT_TIMEOUT:
-            v.details = b"upstream_reset_before_response_started{connection_timeout}"
-            v.body = b"upstream connect error: connection timeout\n"
-        else:
-            v.details = b"upstream_reset_before_response_started{remote_connection_failure|TLS_error}"
-            v.body = b"upstream connect error: TLS error\n"
-    elif code == RE_UP_RESET:
-        v.status = 503
-        v.rf = RF_UC
-        v.counter = ST_RQ_UPSTREAM_RESET
-        v.details = b"upstream_reset_before_response_started{connection_termination}"
-        v.body = b"upstream connect error or disconnect/reset before headers: connection termination\n"
-    elif code == RE_UP_PROTOCOL:
-        v.status = 502
-        v.rf = RF_UPE
-        v.counter = ST_RQ_UPSTREAM_PROTOCOL
-        v.details = b"upstream_reset_before_response_started{protocol_error}"
-        v.body = b"upstream protocol error\n"
-    elif code == RE_TIMEOUT:
-        v.status = 504
-        v.rf = RF_UT
-        v.counter = ST_RQ_TIMEOUT
-        v.details = b"response_timeout"
-        v.body = b"upstream request timeout\n"
-    elif code == RE_HEAD_TIMEOUT:
-        v.status = 408
-        v.rf = RF_DT
-        v.counter = ST_RQ_HEAD_TIMEOUT
-        v.details = b"request_header_timeout"
-        v.body = b"request header timeout\n"
-    elif code == RE_IDLE:
-        v.status = 408
-        v.rf = RF_SI
-        v.counter = ST_RQ_TIMEOUT
-        v.details = b"stream_idle_timeout"
-        v.body = b"stream timeout\n"
-    elif code == RE_OVERLOAD or code == FM_ENOMEM:
-        v.status = 503
-        v.rf = RF_OM
-        v.counter = ST_RQ_OVERLOAD
-        v.details = b"overload"
-        v.body = b"overloaded\n"
-    elif code == RE_OVERFLOW:
-        v.status = 503
-        v.rf = RF_UO
-        v.counter = ST_RQ_OVERLOAD
-        v.details = b"upstream_reset_before_response_started{overflow}"
-        v.body = b"upstream connect error: overflow\n"
-    elif code == RE_NO_CONFIG:
-        v.status = 503
-        v.rf = RF_NR
-        v.counter = ST_RQ_NO_ROUTE
-        v.details = b"no_configuration"
-        v.body = b"no configuration yet\n"
+    v.status = <uint16_t>status
+    v.rf = rf
+    v.counter = counter
+    v.details = details
+    v.body = body
     return v
+
+
+cdef Verdict refused(int code) noexcept nogil:
+    # what is wrong with the request
+    if code == FM_EFRAMING:
+        return says(400, RF_DPE, ST_RQ_BAD, b"http1.ambiguous_framing", b"bad request: ambiguous message framing\n")
+    if code == FM_EHOST:
+        return says(400, RF_DPE, ST_RQ_BAD, b"http1.invalid_host", b"bad request: missing or invalid Host\n")
+    if code == FM_ECHUNK:
+        return says(400, RF_DPE, ST_RQ_BAD, b"http1.invalid_chunk", b"bad request: invalid chunked body\n")
+    if code == FM_ETRAILER:
+        return says(400, RF_DPE, ST_RQ_BAD, b"http1.invalid_trailer", b"bad request: invalid trailer\n")
+    if code == FM_ETARGET:
+        return says(414, RF_DPE, ST_RQ_BAD, b"http1.target_too_long", b"request target too long\n")
+    if code == FM_EHEAD:
+        return says(431, RF_DPE, ST_RQ_BAD, b"http1.headers_too_large", b"request header fields too large\n")
+    if code == FM_EVERSION:
+        return says(505, RF_DPE, ST_RQ_BAD, b"http1.invalid_version", b"HTTP version not supported\n")
+    if code == FM_ETE:
+        return says(501, RF_DPE, ST_RQ_BAD, b"http1.unknown_transfer_coding", b"transfer coding not implemented\n")
+    if code == FM_EMETHOD:
+        return says(501, RF_DPE, ST_RQ_BAD, b"http1.method_not_implemented", b"method not implemented\n")
+    if code == FM_EEXPECT:
+        return says(417, RF_DPE, ST_RQ_BAD, b"http1.unknown_expectation", b"expectation failed\n")
+    if code == RE_HEAD_TIMEOUT:
+        return says(408, RF_DT, ST_RQ_HEAD_TIMEOUT, b"request_header_timeout", b"request header timeout\n")
+    return says(400, RF_DPE, ST_RQ_BAD, b"http1.codec_error", b"bad request\n")
+
+
+cdef Verdict verdict_of(int code) noexcept nogil:
+    # what kept the proxy from getting an answer
+    if code == FM_ENOROUTE:
+        return says(404, RF_NR, ST_RQ_NO_ROUTE, b"route_not_found", b"no route\n")
+    if code == RE_NO_CONFIG:
+        return says(503, RF_NR, ST_RQ_NO_ROUTE, b"no_configuration", b"no configuration yet\n")
+    if code == FM_ENOCLUSTER:
+        return says(503, RF_NC, ST_RQ_NO_CLUSTER, b"cluster_not_found", b"no such cluster\n")
+    if code == FM_ENOHEALTHY:
+        return says(503, RF_UH, ST_RQ_NO_HEALTHY, b"no_healthy_upstream", b"no healthy upstream\n")
+    if code == RE_CONNECT:
+        return says(503, RF_UF, ST_RQ_UPSTREAM_RESET, b"upstream_reset_before_response_started{remote_connection_failure}",
+                    b"upstream connect error: connection failed\n")
+    if code == RE_CONNECT_TIMEOUT:
+        return says(503, RF_UF, ST_RQ_UPSTREAM_RESET, b"upstream_reset_before_response_started{connection_timeout}",
+                    b"upstream connect error: connection timeout\n")
+    if code == RE_UP_TLS:
+        return says(503, RF_UF, ST_RQ_UPSTREAM_RESET, b"upstream_reset_before_response_started{remote_connection_failure|TLS_error}",
+                    b"upstream connect error: TLS error\n")
+    if code == RE_UP_RESET:
+        return says(503, RF_UC, ST_RQ_UPSTREAM_RESET, b"upstream_reset_before_response_started{connection_termination}",
+                    b"upstream connect error or disconnect/reset before headers: connection termination\n")
+    if code == RE_UP_PROTOCOL:
+        return says(502, RF_UPE, ST_RQ_UPSTREAM_PROTOCOL, b"upstream_reset_before_response_started{protocol_error}",
+                    b"upstream protocol error\n")
+    if code == RE_TIMEOUT:
+        return says(504, RF_UT, ST_RQ_TIMEOUT, b"response_timeout", b"upstream request timeout\n")
+    if code == RE_IDLE:
+        return says(408, RF_SI, ST_RQ_TIMEOUT, b"stream_idle_timeout", b"stream timeout\n")
+    if code == RE_OVERLOAD or code == FM_ENOMEM:
+        return says(503, RF_OM, ST_RQ_OVERLOAD, b"overload", b"overloaded\n")
+    if code == RE_OVERFLOW:
+        return says(503, RF_UO, ST_RQ_OVERLOAD, b"upstream_reset_before_response_started{overflow}", b"upstream connect error: overflow\n")
+    return refused(code)
 
 
 cdef uint32_t digits_of(uint32_t v, char *out) noexcept nogil:
@@ -176,7 +124,6 @@ cdef Msg *answer_begin(Exchange *ex, uint32_t status) noexcept nogil:
     m.nhdr = 0
     m.content_length = -1
     ex.status = <uint16_t>status
-    ex.flags |= XF_LOCAL
     return m
 
 
