@@ -29,11 +29,14 @@ cdef enum:  # Conn.flags
     CF_SERVER = 32
     CF_EOF = 64                  # end of input was read
     CF_TLS_REQUIRED = 128        # server side: plaintext is refused
+    CF_READ_BLOCKED = 256        # TLS: cannot read on before the socket is writable
 
 cdef enum:
     CONN_READ_MIN = 16384
+    CONN_READS_AT_ONCE = 16      # reads for one connection (256 KiB each at most) before the others are served
     CONN_LINGER_MS = 2000
     CONN_LINGER_BYTES = 1048576
+    CONN_UNREAD_MS = 60000       # how long a peer may take nothing of what is left to send before the close
 
 cdef struct ConnOps:
     void (*ready)(Conn *c) noexcept nogil            # connected, handshake done
@@ -61,6 +64,7 @@ cdef struct Conn:
     uint64_t rx, tx              # bytes of the application (inside TLS)
     uint64_t wire_tx             # bytes given to the socket (plain connections)
     uint64_t deadline_ms         # 0: none
+    uint64_t wrote_ms            # when the socket last took something of the out queue
     Timer timer
     Task task                    # owner's wake-up or the report of a write error
     Addr peer

@@ -134,19 +134,28 @@ cdef void conn_reap(Reactor *r) noexcept nogil:
 
 cdef void conn_event(Source *s, uint32_t events) noexcept nogil:
     cdef Conn *c = <Conn *>s
+    cdef uint64_t waiting
     if c.state == CONN_CLOSED:
         return
+    if events & EPOLLOUT and c.flags & CF_READ_BLOCKED:
+        c.flags = (c.flags & ~<uint32_t>CF_READ_BLOCKED) | CF_READABLE
+        events |= EPOLLIN        # TLS had to write before it could read on
     if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
         c.flags |= CF_READABLE
     if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
         c.flags |= CF_HUP
     if c.state == CONN_OPEN:
-        if events & EPOLLOUT and c.out_n != 0:
+        if events & EPOLLOUT:
+            waiting = c.out_n
             conn_write_out(c)
-            if c.out_n == 0 and c.flags & CF_CLOSE_FLUSHED:
-                conn_finish(c)
+            if c.flags & CF_CLOSE_FLUSHED:
+                if c.out_n == 0:
+                    conn_finish(c)
+                elif c.out_n < waiting:
+                    conn_deadline(c, c.src.r.now_ms + CONN_UNREAD_MS)
             if c.state != CONN_OPEN:
                 return
+            # also when a flush in between has emptied the queue: this edge is the last there is
             if c.out_n == 0 and c.flags & CF_BLOCKED and c.owner != NULL:
                 c.flags &= ~<uint32_t>CF_BLOCKED
                 c.ops.drained(c)
@@ -260,6 +269,8 @@ cdef int conn_read(Conn *c, char *p, uint32_t n) noexcept nogil:
         k = tls_read(c.tls, p, n)
         if k == FM_AGAIN or k == FM_WANT_WRITE:
             c.flags &= ~<uint32_t>CF_READABLE
+            if k == FM_WANT_WRITE:
+                c.flags |= CF_READ_BLOCKED
             k = FM_AGAIN
         elif k == FM_EOF:
             c.flags |= CF_EOF
@@ -347,7 +358,7 @@ cdef int conn_read_more(Conn *c, uint32_t most) noexcept nogil:
 
 cdef void conn_finish(Conn *c) noexcept nogil:
     # all is sent
-    if not c.flags & CF_LINGER or c.flags & CF_EOF:
+    if c.flags & CF_EOF or not c.flags & (CF_LINGER | CF_READABLE):
         conn_close(c)
         return
     if c.tls != NULL:
@@ -386,8 +397,8 @@ cdef void conn_close_flushed(Conn *c, bint linger) noexcept nogil:
     elif c.out_n == 0:
         conn_finish(c)
     else:
-        # an unread answer is not kept for ever
-        conn_deadline(c, c.src.r.now_ms + 60000)
+        # an unread answer is not kept for ever; each part that the peer takes renews it
+        conn_deadline(c, c.src.r.now_ms + CONN_UNREAD_MS)
 
 
 cdef uint64_t conn_wire_tx(const Conn *c) noexcept nogil:

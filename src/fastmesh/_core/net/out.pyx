@@ -226,6 +226,7 @@ cdef void conn_write_out(Conn *c) noexcept nogil:
         c.tx += k
         c.src.r.tx += k
         c.out_n -= k
+        c.wrote_ms = c.src.r.now_ms
         while k:
             b = c.out_head
             n = block_len(b)

@@ -49,17 +49,16 @@ cdef void reactor_task(Reactor *r, Task *t) noexcept nogil:
 
 
 cdef void run_tasks(Reactor *r) noexcept nogil:
-    # a task may queue further ones, itself included: they run in the same turn, bounded so that events are not starved
-    cdef uint32_t left = 4096
-    cdef Task *t
-    while r.tasks != NULL and left:
-        t = r.tasks
-        r.tasks = t.next
-        if r.tasks == NULL:
-            r.tasks_tail = &r.tasks
+    # those that are queued now: what they queue, themselves included, runs when events have been looked at again
+    cdef Task *t = r.tasks
+    cdef Task *nxt
+    r.tasks = NULL
+    r.tasks_tail = &r.tasks
+    while t != NULL:
+        nxt = t.next
         t.queued = 0
         t.fn(t.arg)
-        left -= 1
+        t = nxt
 
 
 cdef void reactor_run(Reactor *r) noexcept nogil:
