@@ -85,7 +85,7 @@ cdef struct Worker:
     uint32_t listening           # a config is there: connections are accepted
     uint32_t draining
     uint64_t drain_deadline_ms
-    uint64_t drain_idle_ms       # when idle connections are closed; 0: done
+    uint64_t drain_idle_ms       # from when on idle connections are closed
     uint64_t refused_gen
     uint64_t date_s
     char date[32]                # "Mon, 23 Nov 2026 07:34:57 GMT"
@@ -249,7 +249,7 @@ cdef struct H1c:                 # client side of an upstream HTTP/1 connection
     uint8_t state                # C_*
     uint8_t reusable
     uint8_t req_done             # the request has been sent to its end
-    uint8_t got_1xx
+    uint8_t interim              # 1xx answers so far
     uint32_t cell
     uint32_t seen
     uint32_t requests

@@ -6,7 +6,7 @@ from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.sys cimport fm_clock_ns
 from fastmesh._core.base.timer cimport timer_del, timer_set
 from fastmesh._core.base.view cimport Slice
-from fastmesh._core.net.conn cimport conn_acked_none_since
+from fastmesh._core.net.conn cimport CF_EOF, conn_acked_none_since
 from fastmesh._core.net.sock cimport Addr
 from fastmesh._core.policy.lb cimport LbView, lb_pick, rng_next
 from fastmesh._core.policy.router cimport RouteMatch, router_match
@@ -72,7 +72,7 @@ cdef void exchange_finish(Exchange *ex) noexcept nogil:
         ex.uops.abort(ex)
     if ex.cell != SNAP_NONE:
         w.seg.rows[w.seg.self_row].e[ex.cell].active -= 1
-        if ex.status >= 500 or ex.status == 0:
+        if ex.status >= 500 or (ex.status == 0 and not ex.rf & RF_DC):
             w.seg.rows[w.seg.self_row].e[ex.cell].failures += 1
     log_exchange(ex, fm_clock_ns())
     block_free_all(&w.r.bufs, ex.req)
@@ -221,7 +221,7 @@ cdef void pick(Exchange *ex, bint fresh) noexcept nogil:
     ex.cell = ep.cell
     w.seg.rows[w.seg.self_row].e[ep.cell].active += 1
     w.seg.rows[w.seg.self_row].e[ep.cell].requests += 1
-    if not fresh:
+    if not fresh and ex.tries < 255:
         ex.tries += 1
     ex.flags &= ~<uint32_t>(XF_HEAD_SENT | XF_REUSED)
     ex.phase = PH_CONNECT
@@ -269,7 +269,7 @@ cdef void retry_or_answer(Exchange *ex, int code) noexcept nogil:
     if not wanted & ex.plan.retry_on or not ex.flags & XF_REPLAYABLE or ex.flags & XF_RESP_STARTED:
         answer(ex, code)
         return
-    if ex.tries > ex.plan.retries:
+    if ex.tries > ex.plan.retries or ex.tries == 255:
         ex.rf |= RF_URX
         answer(ex, code)
         return
@@ -305,7 +305,9 @@ cdef void exchange_up_failed(Exchange *ex, int code) noexcept nogil:
     if code == RE_UP_RESET and ex.flags & XF_REUSED and ex.flags & XF_REPLAYABLE and not ex.flags & XF_UP_FROM_REUSE:
         # A pooled connection that the upstream had closed. Repeat at once on a fresh one when the request may be repeated: it is
         # idempotent, or the kernel says that not one byte of it has reached the other side.
-        unseen = ex.up != NULL and conn_acked_none_since(ex.up.conn, ex.up.wire_before)
+        # That word counts only when the other side ended in order: a FIN carries an acknowledgement, a RST does not, and a peer that
+        # has read the request and resets may not have acknowledged it yet.
+        unseen = ex.up != NULL and ex.up.conn.flags & CF_EOF and conn_acked_none_since(ex.up.conn, ex.up.wire_before)
         if idempotent(ex.method) or unseen:
             ex.flags |= XF_UP_FROM_REUSE
             stat_inc(w.seg.stats, ST_RQ_RETRY_REUSED)
@@ -422,7 +424,9 @@ cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
         exchange_up_failed(ex, RE_UP_PROTOCOL)
         return
     ex.flags |= XF_RESP_STARTED
-    ex.dops.head(ex, m)
+    if ex.dops.head(ex, m) != FM_OK:
+        ex.dops.abort(ex)        # a body without its head would be read as a head
+        exchange_finish(ex)
 
 
 cdef void exchange_response_data(Exchange *ex, const Slice *v, int n) noexcept nogil:

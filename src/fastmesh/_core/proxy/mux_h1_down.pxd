@@ -8,4 +8,6 @@ cdef void h1s_init(Worker *w) noexcept nogil
 cdef void h1s_accept(Worker *w, ListenerState *l, int fd, const Addr *peer) noexcept nogil
 cdef void h1s_sweep(Worker *w, bint all) noexcept nogil
 """Draining: close connections that are idle between requests; all: also those that have not sent anything yet."""
+cdef void h1s_close_all(Worker *w) noexcept nogil
+"""The worker stops: every connection, as it is."""
 cdef void h1s_reap(Worker *w) noexcept nogil

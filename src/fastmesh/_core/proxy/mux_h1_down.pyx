@@ -12,11 +12,11 @@ from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.sys cimport MSG_DONTWAIT, MSG_PEEK, close, recv
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport (
-    CF_BLOCKED, CF_EOF, CF_HUP, CF_READABLE, CONN_CLOSED, CONN_HANDSHAKE, CONN_READ_MIN, CONN_SNIFF, Conn, ConnOps, conn_abort,
+    CF_BLOCKED, CF_EOF, CF_HUP, CF_READABLE, CONN_CLOSED, CONN_HANDSHAKE, CONN_READ_MIN, CONN_READS_AT_ONCE, CONN_SNIFF, Conn, ConnOps, conn_abort,
     conn_accept, conn_close, conn_close_flushed, conn_deadline, conn_keep, conn_kept_used, conn_read, conn_read_more, conn_wake)
 from fastmesh._core.net.out cimport conn_congested, conn_flush, conn_made, conn_make, conn_put
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES
-from fastmesh._core.net.sock cimport Addr
+from fastmesh._core.net.sock cimport Addr, sock_reset_on_close
 from fastmesh._core.net.tls cimport tls_has_peer_cert, tls_peer_id, tls_resumed
 from fastmesh._core.proto.h1_body cimport h1_body_feed, h1_body_init, h1_body_request, h1_body_trailers
 from fastmesh._core.proto.h1_head cimport h1_request_head
@@ -39,6 +39,7 @@ from fastmesh._core.shm.stats cimport (
 
 cdef enum:
     BODY_SPANS = 16
+    REQUESTS_AT_ONCE = 32        # pipelined requests answered before the clock is looked at: see CONN_READS_AT_ONCE
 
 
 cdef ConnOps CONN_OPS
@@ -138,11 +139,25 @@ cdef void h1s_reap(Worker *w) noexcept nogil:
 cdef void h1s_sweep(Worker *w, bint all) noexcept nogil:
     cdef H1s *s = w.downs_head
     cdef H1s *nxt
+    cdef Conn *c
     while s != NULL:
         nxt = s.next
         if s.state == S_HEAD and s.conn.inb == NULL and not s.conn.flags & CF_READABLE and (all or s.requests):
-            s_close(s)
+            c = s.conn
+            s_bytes(s)
+            s_gone(s)
+            conn_close_flushed(c, False)  # an answer may still be on its way
         s = nxt
+
+
+cdef void h1s_close_all(Worker *w) noexcept nogil:
+    cdef Conn *c
+    while w.downs_head != NULL:
+        c = w.downs_head.conn
+        if w.downs_head.ex != NULL and w.downs_head.out == OUT_CLOSE:
+            c.flags |= CF_HUP    # this client would take a close in order for the end of the answer
+            sock_reset_on_close(c.src.fd)
+        s_close(w.downs_head)
 
 
 cdef void s_ready(Conn *c) noexcept nogil:
@@ -183,8 +198,10 @@ cdef void s_expired(Conn *c) noexcept nogil:
     if c.state == CONN_HANDSHAKE or c.state == CONN_SNIFF:
         stat_inc(s.w.seg.stats, ST_TLS_ACCEPT_FAIL)
         s_close(s)
+    elif conn_congested(c) and c.wrote_ms + s.w.opt.stream_idle_timeout_ms > s.w.r.now_ms:
+        conn_deadline(c, c.wrote_ms + s.w.opt.stream_idle_timeout_ms)  # it reads, if slowly
     elif s.state == S_HEAD:
-        if c.inb != NULL:
+        if c.inb != NULL and not conn_congested(c):
             s_refuse(s, RE_HEAD_TIMEOUT)
         else:
             s_close(s)
@@ -194,10 +211,19 @@ cdef void s_expired(Conn *c) noexcept nogil:
         exchange_down_idle(s.ex)
 
 
+cdef void s_next(H1s *s) noexcept nogil:
+    # between requests: what has come already is read at the end of the turn
+    if s.conn.inb != NULL or s.conn.flags & (CF_READABLE | CF_HUP):
+        conn_wake(s.conn)
+
+
 cdef void s_drained(Conn *c) noexcept nogil:
     cdef H1s *s = <H1s *>c.owner
     if s.ex != NULL and s.ex.up != NULL:
         s.ex.uops.resume(s.ex)
+    elif s.state == S_HEAD:
+        conn_deadline(c, s.w.r.now_ms + s.w.opt.idle_timeout_ms)
+        s_next(s)
 
 
 cdef inline void s_flush(H1s *s) noexcept nogil:
@@ -273,18 +299,32 @@ cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
     return rc
 
 
+cdef bint s_unread(H1s *s) noexcept nogil:
+    # who does not read answers gets no further ones: pipelined requests would fill the memory
+    if not conn_congested(s.conn):
+        return False
+    if not s.conn.flags & CF_BLOCKED:
+        s.conn.flags |= CF_BLOCKED
+        stat_inc(s.w.seg.stats, ST_PAUSES)
+    return True
+
+
 cdef uint32_t s_consume(H1s *s, char *p, uint32_t n) noexcept nogil:
     # how much of p[0:n] is used up; the rest waits (incomplete, or not wanted yet). s.state tells what became of it.
     cdef Slice spans[BODY_SPANS]
     cdef Hdr trailers[MSG_MAX_HEADERS]
     cdef uint32_t at = 0
+    cdef uint32_t requests = 0
     cdef int rc, ns, nt
     while at < n:
         if s.state == S_HEAD:
+            if requests == REQUESTS_AT_ONCE or s_unread(s):
+                return at
             rc = s_request(s, p + at, n - at)
             if rc <= 0:
                 return at
             at += rc
+            requests += 1
         elif s.state == S_BODY:
             if s.ex == NULL or not exchange_wants_body(s.ex):
                 return at
@@ -326,17 +366,14 @@ cdef bint s_stalled(H1s *s) noexcept nogil:
         return s.ex == NULL or not exchange_wants_body(s.ex)
     if s.state == S_TUNNEL:
         return s.ex == NULL or s.ex.up == NULL or s.ex.uops.congested(s.ex)
-    return False
-
-
-cdef void s_input_end(H1s *s, int code) noexcept nogil:
-    s_close(s)
+    return s_unread(s)
 
 
 cdef void s_readable(Conn *c) noexcept nogil:
     cdef H1s *s = <H1s *>c.owner
     cdef Worker *w = s.w
     cdef uint32_t used, size
+    cdef uint32_t left = CONN_READS_AT_ONCE
     cdef char probe
     cdef int rc
     while s.state != S_GONE:
@@ -345,6 +382,10 @@ cdef void s_readable(Conn *c) noexcept nogil:
             if c.flags & CF_HUP and s.state == S_WAIT and c.inb == NULL and recv(c.src.fd, &probe, 1, MSG_PEEK | MSG_DONTWAIT) <= 0:
                 s_close(s)
             break
+        if left == 0:
+            conn_wake(c)
+            break
+        left -= 1
         if c.inb != NULL:
             used = s_consume(s, block_data(c.inb) + c.inb.start, block_len(c.inb))
             s_flush(s)
@@ -385,7 +426,7 @@ cdef void s_readable(Conn *c) noexcept nogil:
         if rc == FM_EHEAD and s.state == S_HEAD:
             s_refuse(s, FM_EHEAD)
         else:
-            s_input_end(s, rc)
+            s_close(s)
         break
     s_flush(s)
 
@@ -493,6 +534,7 @@ cdef int write_trailers(Conn *c, const Hdr *t, int n) noexcept nogil:
 cdef int d_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
     cdef H1s *s = ex.down
     cdef Conn *c
+    cdef bint linger
     if s == NULL or s.state == S_GONE:
         return FM_EOF
     c = s.conn
@@ -506,13 +548,14 @@ cdef int d_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
         conn_abort(c)
         return FM_ERESET
     if s.close or s.state == S_BODY or s.state == S_TUNNEL:
+        # what came and is not read would make close() a reset, which takes the answer with it
+        linger = not s.body.done or s.state == S_TUNNEL or c.inb != NULL
         s_gone(s)
-        conn_close_flushed(c, not s.body.done)
+        conn_close_flushed(c, linger)
         return FM_OK
     s.state = S_HEAD
-    conn_deadline(c, s.w.r.now_ms + s.w.opt.idle_timeout_ms)
-    if c.inb != NULL or c.flags & (CF_READABLE | CF_HUP):
-        conn_wake(c)
+    conn_deadline(c, s.w.r.now_ms + (s.w.opt.stream_idle_timeout_ms if conn_congested(c) else s.w.opt.idle_timeout_ms))
+    s_next(s)
     return FM_OK
 
 

@@ -7,7 +7,7 @@ from fastmesh._core.base.err cimport (
 from fastmesh._core.base.pool cimport pool_put
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport (
-    CF_BLOCKED, CF_HUP, CF_READABLE, CONN_HANDSHAKE, CONN_READ_MIN, Conn, ConnOps, conn_deadline, conn_keep, conn_kept_used, conn_read,
+    CF_BLOCKED, CF_HUP, CF_READABLE, CONN_HANDSHAKE, CONN_READ_MIN, CONN_READS_AT_ONCE, Conn, ConnOps, conn_deadline, conn_keep, conn_kept_used, conn_read,
     conn_read_more, conn_wake, conn_wire_tx)
 from fastmesh._core.net.out cimport conn_congested, conn_flush, conn_made, conn_make, conn_put
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES
@@ -32,6 +32,7 @@ from fastmesh._core.shm.stats cimport (
 
 cdef enum:
     BODY_SPANS = 16
+    INTERIM_MOST = 32            # 1xx answers to one request: each is an answer that no client waits for to end
 
 cdef ConnOps CONN_OPS
 cdef UpOps UP_OPS
@@ -130,7 +131,7 @@ cdef int x_head(Exchange *ex) noexcept nogil:
     cdef Block *b = ex.req
     u.state = C_HEAD
     u.seen = 0
-    u.got_1xx = 0
+    u.interim = 0
     u.reusable = 1
     u.wire_before = conn_wire_tx(u.conn)
     u.requests += 1
@@ -258,6 +259,8 @@ cdef void u_ready(Conn *c) noexcept nogil:
         return
     exchange_up_ready(ex)
     x_flush(ex)
+    if c.flags & CF_READABLE:
+        conn_wake(c)             # it spoke before we did (or, with TLS, may have): that edge has been seen
 
 
 cdef void u_broken(H1c *u, int code) noexcept nogil:
@@ -354,6 +357,10 @@ cdef uint32_t u_consume(H1c *u, char *p, uint32_t n) noexcept nogil:
             at += rc
             rc = h1_body_response(m, ex.method)
             if m.status < 200 and m.status != 101:
+                u.interim += 1
+                if u.interim > INTERIM_MOST:
+                    u_broken(u, RE_UP_PROTOCOL)
+                    return n
                 exchange_response_head(ex, m)
                 continue
             if m.flags & MF_CLOSE or m.body == BODY_CLOSE:
@@ -420,15 +427,21 @@ cdef bint u_stalled(H1c *u) noexcept nogil:
         return True
     if u.state == C_BODY or u.state == C_TUNNEL:
         return u.ex == NULL or u.ex.dops.congested(u.ex)
-    return False
+    # interim answers are answers too for a client that does not read
+    return u.state == C_HEAD and u.interim != 0 and u.ex != NULL and u.ex.dops.congested(u.ex)
 
 
 cdef void u_read(H1c *u) noexcept nogil:
     cdef Conn *c = u.conn
     cdef Worker *w = u.w
     cdef uint32_t used, size
+    cdef uint32_t left = CONN_READS_AT_ONCE
     cdef int rc
     while u.state != C_GONE and not u_stalled(u):
+        if left == 0:
+            conn_wake(c)
+            break
+        left -= 1
         if c.inb != NULL:
             if u.state == C_IDLE:
                 u_let_go(u)      # bytes that nobody asked for

@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 from fastmesh._core.base.err cimport FM_OK
 from fastmesh._core.base.pool cimport pool_end, pool_init
 from fastmesh._core.base.sys cimport (
-    EMFILE, ENFILE, EPOLLIN, PR_SET_NAME, PR_SET_PDEATHSIG, SIGKILL, block_signals, close, fm_errno, fm_load_acquire32, fm_store_release,
+    EAGAIN, ECONNABORTED, EINTR, EPOLLIN, PR_SET_NAME, PR_SET_PDEATHSIG, SIGKILL, block_signals, close, fm_errno, fm_load_acquire32, fm_store_release,
     fm_store_release32, getrandom, prctl, read, time_gmt)
 from fastmesh._core.base.timer cimport timer_set
 from fastmesh._core.base.view cimport Slice
@@ -20,7 +20,7 @@ from fastmesh._core.policy.router cimport router_commit, router_prepare
 from fastmesh._core.proxy.ctx cimport (
     HBUF_BYTES, MAX_LISTENERS, MAX_TLS, TLS_PER_LISTENER, Exchange, H1c, H1s, ListenerState, UpPool, Worker)
 from fastmesh._core.proxy.exchange cimport exchange_reap
-from fastmesh._core.proxy.mux_h1_down cimport h1s_accept, h1s_init, h1s_reap, h1s_sweep
+from fastmesh._core.proxy.mux_h1_down cimport h1s_accept, h1s_close_all, h1s_init, h1s_reap, h1s_sweep
 from fastmesh._core.proxy.mux_h1_up cimport h1c_init, h1c_reap
 from fastmesh._core.proxy.upstream cimport upstream_close_idle, upstream_sweep
 from fastmesh._core.shm.layout cimport EP_CELLS, ORDER_DRAIN, ORDER_STOP, W_DRAINING, W_GONE, W_SERVING
@@ -44,6 +44,7 @@ OPTIONS = {
 
 cdef enum:
     ACCEPT_RETRY_MS = 100        # after running out of descriptors
+    EXIT_LEAK = 3                # exit status: something was still held when nothing was left to hold it
 
 
 # ---- config ----------------------------------------------------------------------------------------------------------------------
@@ -173,10 +174,10 @@ cdef void turn_end(Reactor *r) noexcept nogil:
     w.seg.slot.mem_bytes = r.bufs.held + r.bufs.kept
     w.seg.slot.upstreams = r.nconns - w.downs.live
     if w.draining:
-        if w.drain_idle_ms and r.now_ms >= w.drain_idle_ms:
-            w.drain_idle_ms = 0
-            h1s_sweep(w, True)
-        if w.downs_head == NULL or r.now_ms >= w.drain_deadline_ms:
+        if r.now_ms >= w.drain_idle_ms:
+            h1s_sweep(w, True)   # in every turn from now on: answers that began before the drain did not say close
+        # also what was answered and is still being read
+        if r.nconns == 0 or r.now_ms >= w.drain_deadline_ms:
             r.stop = 1
 
 
@@ -223,10 +224,10 @@ cdef int accept_some(ListenerState *l, uint32_t most) noexcept nogil:
         fd = sock_accept(l.src.fd, &peer)
         if fd >= 0:
             h1s_accept(l.w, l, fd, &peer)
-        elif fd == -EMFILE or fd == -ENFILE:
-            return 2
-        elif fd == -11:
+        elif fd == -EAGAIN:
             return 0
+        elif fd != -ECONNABORTED and fd != -EINTR:
+            return 2
     return 1
 
 
@@ -266,7 +267,19 @@ cdef int worker_run(Worker *w) noexcept nogil:
     fm_store_release32(&w.seg.slot.state, W_SERVING)
     reactor_run(&w.r)
     fm_store_release32(&w.seg.slot.state, W_GONE)
-    return 0
+    return EXIT_LEAK if leaked(w) else 0
+
+
+cdef bint leaked(Worker *w) noexcept nogil:
+    # When every connection is gone nothing else may be there: an account that does not close is a defect, and is told as one.
+    h1s_close_all(w)
+    upstream_close_idle(w)
+    exchange_reap(w)
+    h1s_reap(w)
+    h1c_reap(w)
+    if w.r.nconns != 0:
+        return False             # some were still being flushed at the deadline
+    return w.exchanges.live != 0 or w.downs.live != 0 or w.ups.live != 0 or w.r.bufs.live != 0 or w.r.bufs.held != 0
 
 
 cdef uint64_t option(dict given, str name) except? 0:
