@@ -55,6 +55,22 @@ def seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 20s or 1m")
 
 
+def limit(text: str) -> tuple[str, int]:
+    """NAME=N, a limit of the workers; `help` lists them."""
+    from fastmesh._core.proxy.worker import OPTIONS
+
+    if text == "help":
+        for name, (default, why) in OPTIONS.items():
+            print(f"{name}={default}  {why}")
+        raise SystemExit(0)
+    name, _, value = text.partition("=")
+    if name not in OPTIONS:
+        raise argparse.ArgumentTypeError(f"{name!r} is no limit; known: {', '.join(OPTIONS)}")
+    if not value.isdecimal() or not 0 < int(value) < 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r}: NAME=N with a whole number above 0 is wanted")
+    return name, int(value)
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """What every proxy takes."""
     parser.add_argument(
@@ -70,6 +86,14 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         default=DRAIN_SECONDS,
         metavar="TIME",
         help=f"how long requests in flight may take after TERM (default {DRAIN_SECONDS:g}s)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=limit,
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="a limit of each worker, such as header_timeout_ms=10000; repeatable; '--limit help' lists them",
     )
     parser.add_argument(
         "--access-log", default="off", metavar="PATH", help="a file, '-' for stdout, 'off' (default)"
@@ -101,7 +125,7 @@ def common_spec(args: argparse.Namespace, role: str, node_id: str) -> Spec:
         "access_log_format": args.access_log_format,
         "log_format": args.log_format,
         "log_level": args.log_level,
-        "options": {},
+        "options": dict(args.limit),
     }
 
 
