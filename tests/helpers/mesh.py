@@ -13,6 +13,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -156,6 +157,27 @@ class Sidecar(Proxy):
     def get(self, host: str, path: str = "/", **options: Any) -> Answer:
         """A request of the application, through the outbound listener."""
         return request(self.outbound, host, path, **options)
+
+
+class EdgeProxy(Proxy):
+    """`fastmesh edge` and its file."""
+
+    def __init__(self, directory: Path, text: str, *options: str, name: str = "edge") -> None:
+        super().__init__(directory, name)
+        self.file = directory / f"{name}.yaml"
+        self.file.write_text(text)
+        self.command = [
+            "fastmesh", "edge", "--config", self.file, "--admin", f"127.0.0.1:{self.admin}",
+            "--access-log", self.log, "--access-log-format", "json", "--concurrency", "2", *options,
+        ]  # fmt: skip
+
+    def reload(self, text: str | None = None, said: str = r"reloaded") -> None:
+        """HUP, and wait for what is said of it."""
+        if text is not None:
+            self.file.write_text(text)
+        before = len(re.findall(said, self.process.stderr))
+        self.process.signal(signal.SIGHUP)
+        wait_for(lambda: len(re.findall(said, self.process.stderr)) > before, START_SECONDS, said)
 
 
 class Mesh:

@@ -200,6 +200,44 @@ def test_a_server_with_another_identity_gets_nothing(mesh: Mesh, web: Sidecar, r
     mesh.delete("serviceentry", "impostor")
 
 
+MIXED = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: mixed}}
+spec:
+  hosts: [mixed.local]
+  ports: [{{number: 80, name: http, protocol: HTTP}}]
+  resolution: STATIC
+  endpoints:
+  - {{address: 127.0.0.1, ports: {{http: {app}}}, labels: {labels}, serviceAccount: reviews}}
+  - address: 127.0.0.1
+    ports: {{http: {inbound}}}
+    labels: {{security.istio.io/tlsMode: istio}}
+    serviceAccount: reviews
+"""
+
+
+def test_a_kept_plaintext_connection_is_not_used_where_mtls_is_wanted_now(
+    mesh: Mesh, web: Sidecar, reviews: Sidecar
+) -> None:
+    plain = App("plain")
+    try:
+        mesh.apply(MIXED.format(app=plain.port, labels="{}", inbound=reviews.inbound))
+        with Load(web.outbound, "mixed.local") as load:
+            wait_for(lambda: set(load.good) == {"plain", "reviews"}, what="both to answer")
+        assert load.bad == []
+        labels = "{security.istio.io/tlsMode: istio}"
+        mesh.apply(MIXED.format(app=plain.port, labels=labels, inbound=reviews.inbound))
+        before = plain.requests
+        answers = [web.get("mixed.local") for _ in range(20)]
+        assert plain.requests == before, "it speaks no TLS, so nothing reaches it"
+        assert {a.headers.get("x-app") for a in answers if a.status == 200} == {"reviews"}
+        assert {a.status for a in answers} <= {200, 503}
+        mesh.delete("serviceentry", "mixed")
+    finally:
+        plain.close()
+
+
 # --- joining
 
 

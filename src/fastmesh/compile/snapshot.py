@@ -155,15 +155,28 @@ def pack_endpoints(packer: Packer, cluster: ir.Cluster, cells: CellMap, path: st
     return made
 
 
-def pack_cluster(packer: Packer, cluster: ir.Cluster, tls: dict[str, int], cells: CellMap, path: str) -> int:
+def trust_of(tls: ir.TlsContext) -> int:
+    """What a connection that is kept depends on. The mesh's own identity is renewed each day, and that must
+    not end connections; where files are named, others mean another client or other trust."""
+    return 0 if tls.get("trust_domain") else fnv1a(repr(sorted(tls.items())).encode())
+
+
+def pack_cluster(
+    packer: Packer,
+    cluster: ir.Cluster,
+    tls: dict[str, int],
+    trust: dict[str, int],
+    cells: CellMap,
+    path: str,
+) -> int:
     secure = cluster.get("tls")
     context, policy, sans, sni, flags = NONE, 0, [], "", 0
     if secure is not None:
         context = choose(tls, secure["context"], f"{path}.tls.context")
         sans, sni = list(secure.get("sans", ())), secure.get("sni", "")
         flags = VERIFY_SAN if secure.get("verify_san", bool(sans)) else 0
-        # The context's name, not its content: a renewed certificate must not end connections.
-        policy = fnv1a(repr((secure["context"], sni, sorted(sans), flags)).encode())
+        name = secure["context"]
+        policy = fnv1a(repr((name, trust[name], sni, sorted(sans), flags)).encode())
     elif any(endpoint.get("tls") for endpoint in cluster["endpoints"]):
         raise refuse(f"{path}.tls", "missing, but an endpoint wants TLS")
     return packer.cluster(
@@ -223,10 +236,11 @@ def pack(config: ir.Config, cells: CellMap) -> bytes:
     unique([tls["name"] for tls in config["tls"]], "tls")
     cells.collect()
     tls = {t["name"]: pack_tls(packer, t, f"tls[{i}]") for i, t in enumerate(config["tls"])}
+    trust = {t["name"]: trust_of(t) for t in config["tls"]}
     clusters: dict[str, int] = {}
     for _, i in sorted((fnv1a(c["name"].encode()), i) for i, c in enumerate(config["clusters"])):
         cluster = config["clusters"][i]
-        clusters[cluster["name"]] = pack_cluster(packer, cluster, tls, cells, f"clusters[{i}]")
+        clusters[cluster["name"]] = pack_cluster(packer, cluster, tls, trust, cells, f"clusters[{i}]")
     made = TablePacker(packer, clusters)
     tables = {t["name"]: made.table(t, f"tables[{i}]") for i, t in enumerate(config["tables"])}
     for i, listener in enumerate(config["listeners"]):

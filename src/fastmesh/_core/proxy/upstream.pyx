@@ -64,6 +64,11 @@ cdef void drop_idle(UpPool *p) noexcept nogil:
         upstream_drop(p.idle)
 
 
+cdef inline uint64_t policy_of(const SnapCluster *c, const SnapEndpoint *ep) noexcept nogil:
+    """Under what a connection is made: of one cluster's endpoints some may speak TLS and others not (yet)."""
+    return c.tls_policy if ep.flags & EP_TLS else 0
+
+
 cdef int dial(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpPool *p) noexcept nogil:
     cdef Worker *w = ex.w
     cdef TlsCtx *ctx = NULL
@@ -95,7 +100,7 @@ cdef int dial(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpPool
     u.state = C_CONNECT
     u.cell = ep.cell
     u.tag = ep.tag
-    u.tls_policy = c.tls_policy
+    u.tls_policy = policy_of(c, ep)
     u.idle_ms = c.idle_timeout_ms
     u.most_requests = c.max_requests_per_connection
     to.family = ep.family
@@ -135,7 +140,7 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
         u = p.idle
         while u != NULL:
             nxt = u.next
-            if u.tls_policy != c.tls_policy or u.conn.flags & (CF_HUP | CF_READABLE):
+            if u.tls_policy != policy_of(c, ep) or u.conn.flags & (CF_HUP | CF_READABLE):
                 upstream_drop(u)  # another policy's, or the end of it has been seen in this very turn
             else:
                 pool_take(p, u)

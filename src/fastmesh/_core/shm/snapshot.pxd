@@ -196,7 +196,7 @@ cdef struct SnapCluster:         # 128 bytes; the array is sorted by id
     uint32_t tls                 # index of SnapTls for endpoints with EP_TLS, or SNAP_NONE
     SnapStr sni
     SnapArr sans                 # SnapStr: peer identities that are accepted; empty with CL_VERIFY_SAN: none is
-    uint64_t tls_policy          # hash of mode, sni, sans: a pooled connection is used only under the policy it was made with
+    uint64_t tls_policy          # hash of context, sni, sans: a pooled connection is used only under the policy it was made with
     uint32_t rr_stride           # ROUND_ROBIN with weights: coprime to total_weight, about its golden section; see policy/lb.pyx
     uint8_t reserved[36]
 
