@@ -8,6 +8,7 @@ workers serve what was published last, and its successor finds what it needs in 
 from __future__ import annotations
 
 import gc
+import os
 import time
 
 from fastmesh.agent.admin import PLAIN, Admin
@@ -61,6 +62,7 @@ class Agent:
         self.loop.add_reader(channel.fd, self._ordered)
         if config >= 0:
             self.loop.call_soon(self._publish_edge, read_all(config), 0)
+            os.close(config)  # the arbiter keeps its own
 
     @property
     def workload(self) -> dict[str, str]:
@@ -103,9 +105,13 @@ class Agent:
             if received is None:
                 return
             (kind, values), fd = received
-            if kind == "config" and fd is not None:
-                self._publish_edge(read_all(fd), int(values[0]))
-            elif kind == "ping":
+            if fd is not None:
+                # Closed before anything can go wrong: it holds private keys, and there is one for each reload.
+                packed = read_all(fd)
+                os.close(fd)
+                if kind == "config":
+                    self._publish_edge(packed, int(values[0]))
+            if kind == "ping":
                 self.channel.send("pong")
             elif kind == "drain":
                 self._drain()
