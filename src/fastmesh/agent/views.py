@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 JSON = "application/json"
 REDACTED = "[redacted]"
 SECRETS = {"key", "token"}
+# PEM files: what is in them is what somebody's path pointed at, which may hold a private key as well.
+PEM = {"cert", "ca"}
 
 INDEX = """fastmesh admin endpoint
 
@@ -92,15 +94,30 @@ def metrics(agent: Agent, query: Query) -> Answer:
 def redacted(value: Any) -> Any:
     """A config as JSON can hold it, without what is secret."""
     if isinstance(value, dict):
-        return {
-            key: REDACTED if key in SECRETS and isinstance(part, bytes | str) and part else redacted(part)
-            for key, part in value.items()
-        }
+        return {key: shown_as(key, part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [redacted(part) for part in value]
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     return value
+
+
+def shown_as(key: str, part: Any) -> Any:
+    if part and isinstance(part, bytes | str):
+        if key in SECRETS:
+            return REDACTED
+        if key in PEM:
+            return certificates_only(part if isinstance(part, bytes) else part.encode())
+    return redacted(part)
+
+
+def certificates_only(pem: bytes) -> str:
+    """The certificates of a PEM file and nothing else that it holds."""
+    from fastmesh.agent.x509 import BEGIN, END
+
+    found = [part.partition(END)[0] for part in pem.split(BEGIN)[1:]]
+    blocks = [BEGIN + body + END + b"\n" for body in found if b"-----" not in body]
+    return b"".join(blocks).decode("ascii", "backslashreplace") if blocks else REDACTED
 
 
 def dump(agent: Agent) -> dict[str, Any]:
