@@ -162,6 +162,9 @@ def test_statuses(edge: Edge, method: str, path: str, status: int) -> None:
         (b"GET /" + b"a" * 10000 + b" HTTP/1.1\r\n\r\n", 431),
         (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
         (b"POST /quitquitquit HTTP/1.1\r\nOrigin: http://evil.example\r\n\r\n", 403),
+        (b"GET /config_dump HTTP/1.1\r\nHost: evil.example:15000\r\n\r\n", 403),
+        (b"GET /stats HTTP/1.1\r\nHost: LOCALHOST:15000\r\n\r\n", 200),
+        (b"GET /stats HTTP/1.1\r\nHost: [::1]:15000\r\n\r\n", 200),
     ],
 )
 def test_bad_requests_are_refused_and_the_next_one_is_served(edge: Edge, sent: bytes, status: int) -> None:

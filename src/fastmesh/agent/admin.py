@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import _socket
 
+from fastmesh.agent.dns import is_ip
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,8 +59,19 @@ def unquoted(text: str) -> str:
     return out.decode("utf-8", "replace")
 
 
-def parse(head: bytes) -> tuple[str, str, dict[str, str]]:
-    """(method, path, query) of a request head; BadRequest."""
+def is_local(address: str) -> bool:
+    return address.startswith("127.") or address == "::1"
+
+
+def names_this(host: str) -> bool:
+    """Is it an address or localhost? Another name can be made to lead here by whoever owns it."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return name.lower() in ("", "localhost") or is_ip(name)
+
+
+def parse(head: bytes, local: bool = False) -> tuple[str, str, dict[str, str]]:
+    """(method, path, query) of a request head; BadRequest. `local`: this port is bound to loopback, so a
+    request for another host name comes of a web page whose name was pointed at this machine (DNS rebinding)."""
     try:
         lines = head.decode("ascii").split("\r\n")
     except UnicodeDecodeError:
@@ -78,6 +91,8 @@ def parse(head: bytes) -> tuple[str, str, dict[str, str]]:
             name.lower() == "sec-fetch-site" and value.strip() not in ("none", "same-origin")
         ):
             raise BadRequest(403, "requests of web pages are refused")
+        if local and name.lower() == "host" and not names_this(value.strip()):
+            raise BadRequest(403, "the host must be an address or localhost")
     path, _, raw = target.partition("?")
     query = {}
     for pair in raw.split("&") if raw else ():
@@ -93,6 +108,7 @@ class Admin:
         self._loop = loop
         self._handler = handler
         self._listener = _socket.socket(fileno=fd)
+        self._local = is_local(str(self._listener.getsockname()[0]))
         self._open = 0
         loop.add_reader(fd, self._accept)
 
@@ -106,7 +122,7 @@ class Admin:
             sock.close()
             return
         self._open += 1
-        Connection(self._loop, sock, self._handler, self._closed)
+        Connection(self._loop, sock, self._handler, self._closed, self._local)
 
     def _closed(self) -> None:
         self._open -= 1
@@ -116,13 +132,14 @@ class Connection:
     """One request and its answer."""
 
     def __init__(
-        self, loop: Loop, sock: _socket.socket, handler: Handler, closed: Callable[[], None]
+        self, loop: Loop, sock: _socket.socket, handler: Handler, closed: Callable[[], None], local: bool
     ) -> None:
         sock.setblocking(False)
         self._loop = loop
         self._sock = sock
         self._handler = handler
         self._on_closed = closed
+        self._local = local
         self._in = b""
         self._out = memoryview(b"")
         self._timer = loop.call_later(REQUEST_SECONDS, self._close)
@@ -148,7 +165,7 @@ class Connection:
     def _respond(self, head: bytes) -> None:
         method = "GET"
         try:
-            method, path, query = parse(head)
+            method, path, query = parse(head, self._local)
             status, kind, body, allow = self._handler(method, path, query)
         except BadRequest as error:
             status, kind, body, allow = error.status, PLAIN, f"{error}\n".encode(), ""
