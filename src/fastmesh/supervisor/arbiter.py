@@ -187,7 +187,12 @@ class Arbiter:
     # --- the agent
 
     def _start_agent(self) -> None:
-        ours, theirs = Channel.pair()
+        try:
+            ours, theirs = Channel.pair()
+        except OSError as error:
+            self.log.error(f"no agent can be started: {error.strerror}")
+            self._agent_due = time.monotonic() + AGENT_BACKOFF_MAX
+            return
 
         def work() -> int:
             ours.close()  # or the end of the arbiter would go unnoticed
@@ -381,7 +386,12 @@ class Arbiter:
         self._reload_wanted = self._busy()
         if not self._reload_wanted:
             self.log.info(f"reloading {self.spec['file']}")
-            self._compilation = Compilation(self.spec["file"], self.spec["node_id"], self.log, self._forget)
+            try:
+                self._compilation = Compilation(
+                    self.spec["file"], self.spec["node_id"], self.log, self._forget
+                )
+            except OSError as error:  # no descriptor or process is left: no reason to stop serving
+                self.log.error(f"reload refused: {error.strerror}; the old config serves on")
 
     def _compiled(self, compiled: Compiled) -> None:
         self._report(compiled)
@@ -392,7 +402,7 @@ class Arbiter:
         if sorted(compiled.listeners) != sorted(self.crew.sets.listeners):
             try:
                 sets = Sets(compiled.listeners, self.spec["workers"], known=self.crew.sets)
-            except BindError as error:
+            except (BindError, OSError) as error:
                 self.log.error(f"reload refused: {error}; the old config serves on")
                 os.close(compiled.fd)
                 return
