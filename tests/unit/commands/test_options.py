@@ -23,9 +23,10 @@ def test_limits_reach_the_workers():
     assert spec["options"] == {"header_timeout_ms": 5000, "max_connections": 10}
 
 
-@pytest.mark.parametrize(
-    "text", ["nonsense=1", "max_connections", "max_connections=x", "max_connections=0", "max_memory=99999999999"]
-)
+WRONG = ["nonsense=1", "max_connections", "max_connections=x", "max_connections=0", "max_memory=99999999999"]
+
+
+@pytest.mark.parametrize("text", WRONG)
 def test_a_limit_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         parsed("--limit", text)
