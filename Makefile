@@ -36,7 +36,7 @@ bench: ## speed and memory beside Envoy, HAProxy and nginx in the same run
 	@tools/build --bench
 	@$(PY) -m bench $(BENCH_ARGS)
 
-asan: ## unit tests of the data plane under AddressSanitizer and UBSan (a build tree of its own)
+asan: ## tests of the data plane, forked workers included, under AddressSanitizer and UBSan (a build tree of its own)
 	@tools/build
 	@$(PY) tools/asan.py $(PYTEST_ARGS)
 

@@ -1,4 +1,4 @@
-"""Unit tests of the data plane under AddressSanitizer and UBSan, in a build tree of its own (build/asan).
+"""Tests of the data plane under AddressSanitizer and UBSan, in a build tree of its own (build/asan).
 
 The sources are mirrored there with their times, so that only what changed is built again, and the normal
 extensions of the checkout are never touched. Arguments go to pytest, e.g. `tools/asan.py -x -k chunk`; a path
@@ -18,9 +18,14 @@ TREE = ROOT / "build/asan"
 MIRRORED = ("src", "control", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 SUFFIXES = {".so", ".pyc"}
 
-# Tests of `_core` alone: what starts other processes or a whole worker is tested with the normal build.
+# Tests of `_core`: alone, and as a worker forked from the test. What starts other programs is tested with the
+# normal build.
 LAYERS = ("base", "shm", "proto", "net", "policy", "proxy")
-WHERE = (*(f"tests/unit/{layer}" for layer in LAYERS), "tests/unit/_core", "tests/differential")
+WHERE = (
+    *(f"tests/unit/{layer}" for layer in LAYERS),
+    "tests/differential",
+    "tests/integration/test_http1_*.py",
+)
 
 
 def sources(root: Path) -> dict[Path, Path]:
@@ -84,7 +89,8 @@ def main(arguments: list[str]) -> int:
     # A sanitizer writes to stderr and aborts: captured by pytest, its report would be lost.
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--capture=sys", "--timeout=600"]
     if not any(argument.startswith("tests/") for argument in arguments):
-        arguments = [*arguments, *(where for where in WHERE if (TREE / where).is_dir())]
+        found = [path for where in WHERE for path in sorted(TREE.glob(where))]
+        arguments = [*arguments, *(str(path.relative_to(TREE)) for path in found)]
     return subprocess.run([*pytest, *arguments], cwd=TREE, env=environment(), check=False).returncode
 
 
