@@ -23,7 +23,6 @@ cdef enum:
     MAX_TLS = 256                # TLS contexts of one worker
     HBUF_BYTES = 98304           # rewritten target, x-forwarded-for, ids: what one head can make
     REPLAY_BYTES = 65536         # request bytes kept so that a request can be sent again
-    DIAL_TRIES = 3               # endpoints tried at once when a reused connection turns out dead
     RETRY_BASE_MS = 25           # Envoy's back-off: full jitter, 25 ms doubling to 250 ms
     RETRY_MOST_MS = 250
 
@@ -113,9 +112,7 @@ cdef enum:  # Exchange.flags
     XF_UPGRADE = 32              # the request asked for an upgrade
     XF_TUNNEL = 64
     XF_HEAD_SENT = 128
-    XF_LOCAL = 256               # the proxy itself answered
     XF_CHUNKED_REQ = 512
-    XF_BODY = 1024               # the request has a body
     XF_UP_FROM_REUSE = 2048      # one immediate repeat after a dead reused connection has been made
     XF_LOG = 4096
 
@@ -150,7 +147,6 @@ cdef struct Plan:                # what the route said, copied
     uint32_t per_try_timeout_ms
     uint32_t retries
     uint32_t retry_on
-    uint32_t response_ops_n      # bytes of ops in ex.ops
 
 cdef struct Exchange:
     Worker *w
@@ -169,21 +165,18 @@ cdef struct Exchange:
     uint8_t direction            # DIR_*
     uint8_t security             # SEC_*
     uint8_t tries                # attempts begun
-    uint8_t dials                # immediate repeats
     uint8_t reserved
     uint16_t peer                # PeerTable slot
     uint16_t status
     uint32_t rf                  # RF_*
     uint32_t cell                # endpoint cell, SNAP_NONE
     uint32_t last_cell
-    uint64_t tag
     const char *details          # RESPONSE_CODE_DETAILS, a literal
     Plan plan
     Timer timer                  # request timeout, or the back-off before a retry
     Timer try_timer              # per-try timeout
     uint64_t deadline_ms         # of the whole request; 0: none
     uint64_t t_start             # ns: request head read
-    uint64_t t_wall
     uint64_t t_sent
     uint64_t t_first
     uint64_t t_relay             # ns spent here on the answer: from its head read to it written
@@ -191,7 +184,6 @@ cdef struct Exchange:
     uint64_t rx_bytes            # request body
     uint64_t tx_bytes            # response body
     uint64_t head_rx
-    uint64_t resp_left           # private to codecs
     uint16_t log_n[11]
     uint8_t trace_id[16]
     Addr peer_addr               # the downstream peer
@@ -227,7 +219,6 @@ cdef struct H1s:                 # server side of a downstream HTTP/1 connection
     uint16_t peer
     uint32_t seen                # head bytes that a parse without success has looked at
     uint32_t requests
-    uint64_t t_conn
     int64_t out_left             # OUT_LENGTH: bytes still to send
     H1Body body
 
@@ -248,7 +239,6 @@ cdef struct H1c:                 # client side of an upstream HTTP/1 connection
     H1c *next_dead
     uint8_t state                # C_*
     uint8_t reusable
-    uint8_t req_done             # the request has been sent to its end
     uint8_t interim              # 1xx answers so far
     uint32_t cell
     uint32_t seen

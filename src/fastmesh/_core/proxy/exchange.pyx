@@ -14,7 +14,7 @@ from fastmesh._core.proto.hygiene cimport hygiene_request, hygiene_response
 from fastmesh._core.proto.msg cimport (
     BODY_CHUNKED, BODY_NONE, M_CONNECT, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg)
 from fastmesh._core.proxy.ctx cimport (
-    PH_CONNECT, PH_DONE, PH_HEAD, PH_PICK, PH_RESP, PH_SEND, RETRY_BASE_MS, RETRY_MOST_MS, XF_BODY, XF_CHUNKED_REQ,
+    PH_CONNECT, PH_DONE, PH_HEAD, PH_PICK, PH_RESP, PH_SEND, RETRY_BASE_MS, RETRY_MOST_MS, XF_CHUNKED_REQ,
     XF_HEAD_SENT, XF_REPLAYABLE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UP_FROM_REUSE, XF_UPGRADE,
     DownOps, Exchange, H1s, ListenerState, Worker)
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
@@ -126,10 +126,8 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     ex.method = m.method
     ex.minor = m.minor
     ex.head_rx = m.head_n
-    if m.body != BODY_NONE:
-        ex.flags |= XF_BODY
-        if m.body == BODY_CHUNKED:
-            ex.flags |= XF_CHUNKED_REQ
+    if m.body == BODY_CHUNKED:
+        ex.flags |= XF_CHUNKED_REQ
     rc = hygiene_request(m, (m.flags & MF_UPGRADE) != 0 and m.body == BODY_NONE)
     if rc != FM_OK:
         log_keep_request(ex, m)
