@@ -21,6 +21,9 @@ from fastmesh_control.store import EndpointRow, Resource, StateError, Store
 
 log = logging.getLogger("fastmesh.control")
 
+# Application ports of one service. Each is clusters and routes in every sidecar, and a sidecar names its own:
+# one that says another with each hello (or an application on ephemeral ports) must not fill the mesh with them.
+MAX_PORTS = 64
 REMEMBERED = 32  # versions of a topic that `apply --wait` can still ask about
 
 Key = tuple[str, str, str]
@@ -159,14 +162,22 @@ class Mesh:
         self._change(State(self.state.resources, services, self.state.endpoints), {key}, services={key: None})
         return True
 
-    def service_known(self, namespace: str, service: str, app_port: int) -> None:
-        """A sidecar of a service has come: the service has a topic from now on, its namespace a policy."""
+    def service_known(self, namespace: str, service: str, app_port: int) -> bool:
+        """A sidecar of a service has come: the service has a topic from now on, its namespace a policy.
+
+        False when the service has too many ports already, all in use; those that none has are forgotten."""
         key = (namespace, service)
         ports = self.state.services.get(key, [])
         if app_port not in ports:
+            if len(ports) >= MAX_PORTS:
+                used = {e.app_port for e in self.state.endpoints.values() if (e.namespace, e.service) == key}
+                ports = sorted(used)
+            if len(ports) >= MAX_PORTS:
+                return False
             more = {key: sorted([*ports, app_port])}
             state = State(self.state.resources, {**self.state.services, **more}, self.state.endpoints)
             self._change(state, {key}, services={**more}, strict=False)
+        return True
 
     def endpoint_up(self, row: EndpointRow) -> None:
         """A workload serves: list it. (Its service stays known when its last endpoint goes.)"""

@@ -96,6 +96,11 @@ class Registry:
         """It lives."""
         session.lease_until = now + self.lease
 
+    def extend(self, seconds: float) -> None:
+        """Time in which no sign of life could be read counts for no lease."""
+        for session in self.by_route.values():
+            session.lease_until += seconds
+
     def close(self, session: Session) -> None:
         """End a session. Harmless when it has ended."""
         if self.by_route.get(session.route) is not session:

@@ -23,7 +23,7 @@ import zmq.asyncio
 from fastmesh.model import wire
 from fastmesh_control import tokens
 from fastmesh_control.ca import Authority, Leaf, Refused, spiffe_id
-from fastmesh_control.mesh import Mesh, Update
+from fastmesh_control.mesh import MAX_PORTS, Mesh, Update
 from fastmesh_control.metrics import Metrics
 from fastmesh_control.registry import GRACE_SECONDS, MAX_SESSIONS, Registry, Session
 from fastmesh_control.store import EndpointRow, ProxyRow, StateError, Store
@@ -35,6 +35,9 @@ Message = dict[str, Any]
 Answer = list[tuple[str, dict[str, Any]]]
 
 QUEUE = 10_000  # frames waiting for one peer; beyond, updates are dropped and repaired by the subscriber
+# Requests of one sidecar that wait for us; beyond, TCP holds it back. At 2 MiB each this is what a stranger with
+# an old bundle can make us keep.
+REQUESTS_QUEUED = 64
 HANDSHAKE_MS = 10_000
 PING_MS, PING_TIMEOUT_MS = 5_000, 15_000
 SWEEP_SECONDS = 0.5
@@ -71,6 +74,11 @@ class Outstanding:
     sessions: list[Session]  # those that are late
 
 
+def _shown(text: str) -> str:
+    """A sidecar's words on one line, fit for a log and a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _bind(socket: Any, address: str) -> None:
     try:
         socket.bind(address)
@@ -104,6 +112,7 @@ class ControlServer:
         self._router: Any = self._socket(zmq.ROUTER, curve_secret, ROUTER_DOMAIN)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.setsockopt(zmq.MAXMSGSIZE, wire.MAX_REQUEST)
+        self._router.setsockopt(zmq.RCVHWM, REQUESTS_QUEUED)
         self._updates: Any = self._socket(zmq.XPUB, curve_secret, UPDATES_DOMAIN)
         self._updates.setsockopt(zmq.MAXMSGSIZE, 4096)  # subscriptions are all that comes in
         _bind(self._router, router_address)
@@ -111,7 +120,8 @@ class ControlServer:
         self._fetches: dict[int, tuple[Session, asyncio.Future[dict[str, Any]]]] = {}
         self._serial = 0
         self._progress: set[asyncio.Future[None]] = set()
-        self._grace_until = time.monotonic() + GRACE_SECONDS
+        self._swept = time.monotonic()
+        self._grace_until = self._swept + GRACE_SECONDS
         mesh.on_update = self._publish
 
     def _socket(self, kind: int, secret: bytes, domain: bytes) -> Any:
@@ -169,6 +179,13 @@ class ControlServer:
             self._sweep_once(time.monotonic())
 
     def _sweep_once(self, now: float) -> None:
+        stalled = now - self._swept - SWEEP_SECONDS
+        self._swept = now
+        if stalled > SWEEP_SECONDS:
+            # We stood still (stopped, a slow disk, a huge apply) and have yet to read what came meanwhile:
+            # that says nothing of the sidecars, which must not leave the lists all at once.
+            self.registry.extend(stalled)
+            self._grace_until += stalled if self._grace_until else 0.0
         gone = self.registry.expire(now)
         for session in gone:
             log.warning("%s: no heartbeat for %g s; taken off the lists", session.name, self.registry.lease)
@@ -344,6 +361,9 @@ class ControlServer:
             0.0,
             time.time(),
         )
+        if not self._mesh.service_known(row.namespace, row.service, info["app_port"]):
+            text = f"{row.namespace}/{row.service} has {MAX_PORTS} application ports; no more are taken"
+            raise Denied(wire.E_UNAVAILABLE, text)
         beaten = self.registry.open(session, now)
         if beaten is not None:
             log.warning(
@@ -351,7 +371,6 @@ class ControlServer:
             )
             text = "a newer process uses this instance id (was the state directory copied?)"
             self._send(beaten.route, "error", code=wire.E_SUPERSEDED, message=text)
-        self._mesh.service_known(row.namespace, row.service, info["app_port"])
         log.info("%s: connected (release %s)", session.name, info.get("release", "?"))
         return [
             (
@@ -470,15 +489,16 @@ class ControlServer:
 
     def _do_nack(self, session: Session, message: Message) -> Answer:
         self.registry.touch(session, time.monotonic())
+        reason = _shown(message["reason"])
         if len(session.refused) < wire.MAX_PATTERNS or message["topic"] in session.refused:
-            session.refused[message["topic"]] = (message["version"], message["reason"])
+            session.refused[message["topic"]] = (message["version"], reason)
         self._metrics.nacks.inc()
         log.warning(
             "%s: refuses %s version %d: %s",
             session.name,
             message["topic"],
             message["version"],
-            message["reason"],
+            reason,
         )
         self._tell_progress()
         return []

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import zmq
 
+from fastmesh.agent import keygen
 from fastmesh.model import wire
 from helpers import wait_for
 from integration.controlplane import ControlPlane, TestAgent
@@ -84,6 +85,30 @@ def test_a_session_belongs_to_its_key(spawn, plane, dial, tmp_path):
     assert ask(socket, "hello", **{**HELLO, "instance": agent.instance})["code"] == wire.E_PROOF
     assert agent.instance in plane.proxies()
     assert not agent.events("warning")
+
+
+def enter(plane, socket: Any) -> None:
+    """Join by the book, with the token of the service `x`."""
+    bundle = json.loads(plane.bundle("x").read_text())
+    made = keygen.make({"spiffe_id": bundle["spiffe_id"]})
+    csr, token = bytes.fromhex(made["csr"]), bundle["token"]
+    assert ask(socket, "join", token=token, csr=csr, instance="abc", protocol=[1, 1])["t"] == "certificate"
+    assert ask(socket, "hello", **HELLO)["t"] == "welcome"
+
+
+def test_a_members_words_stay_on_their_line_and_its_numbers_are_numbers(plane, dial):
+    """Whoever has a token may say what it likes: it must not write log lines of its own, nor end the list of
+    proxies for everybody."""
+    socket = dial(zmq.DEALER)
+    enter(plane, socket)
+    for value in (float("nan"), float("inf")):
+        answer = ask(socket, "heartbeat", digest=0, status={"counters": {"rq_total": value}})
+        assert answer["code"] == wire.E_MALFORMED
+    reason = "no\n2026-01-01 WARNING forged\x1b[2J"
+    socket.send(wire.encode("nack", id=2, topic="svc/x", version=1, reason=reason))
+    said = wait_for(lambda: plane.proxies()["abc"]["refused"].get("svc/x"), what="the nack")
+    assert said["reason"] == "no\\n2026-01-01 WARNING forged\\x1b[2J"
+    assert not any("forged" in line and "refuses" not in line for line in plane.process.stderr.splitlines())
 
 
 def test_other_protocol_versions_are_refused_with_words(dial):

@@ -91,7 +91,8 @@ def number(low: int, high: int) -> Check:
 
 
 def real(v: Any) -> bool:
-    return type(v) in (int, float)
+    """A finite number: JSON, in which it may be shown, has no others."""
+    return type(v) is int or (type(v) is float and v - v == 0)
 
 
 def flag(v: Any) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 
 import pytest
 
 from fastmesh.model import wire
 from fastmesh.model.problems import ConfigError
-from fastmesh_control.mesh import Mesh
+from fastmesh_control.mesh import MAX_PORTS, Mesh
 from fastmesh_control.store import EndpointRow, StateError, Store, check_directory
 from fastmesh_control.topics import Compiler
 
@@ -195,3 +196,20 @@ def test_a_directory_that_cannot_be_made_is_told_of(tmp_path):
         check_directory(tmp_path / "file/state")
     check_directory(tmp_path / "a/b")
     assert list((tmp_path / "a/b").iterdir()) == []
+
+
+def test_the_ports_of_a_service_are_bounded(mesh, store):
+    """Those of no live endpoint make room; where all are in use no more are taken."""
+    for port in range(1, MAX_PORTS + 1):
+        assert mesh.service_known("default", "reviews", port)
+    mesh.endpoint_up(endpoint())
+    assert mesh.service_known("default", "reviews", 7000)
+    assert mesh.state.services["default", "reviews"] == [7000, 9080] == store.services()["default", "reviews"]
+    for n in range(MAX_PORTS):
+        row = dataclasses.replace(endpoint(f"n{n}", 20000 + n), app_port=100 + n)
+        mesh.service_known("default", "reviews", row.app_port)
+        mesh.endpoint_up(row)
+    before = mesh.state.services["default", "reviews"]
+    assert len(before) == MAX_PORTS
+    assert not mesh.service_known("default", "reviews", 8000)
+    assert mesh.state.services["default", "reviews"] == before

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from fastmesh_control.registry import Registry, Session
+from fastmesh_control.server import ControlServer
 from fastmesh_control.zap import ROUTER_DOMAIN, UPDATES_DOMAIN, Gate
 
 
@@ -59,6 +62,23 @@ def test_a_process_that_reconnects_supersedes_nobody_and_stays_ready():
     assert again.ready and registry.superseded == 0
     registry.close(first)
     assert registry.by_instance == {"i1": again}, "closing what has ended harms nobody"
+
+
+def test_a_control_plane_that_stood_still_lets_no_lease_end():
+    """It has not read the heartbeats yet that came meanwhile: nobody leaves the lists for that."""
+    registry, gone = Registry(lease=6), []
+    server = object.__new__(ControlServer)
+    server.registry, server._swept, server._grace_until = registry, 0.0, 0.0
+    server._mesh, server._progress = SimpleNamespace(endpoints_down=gone.extend), set()
+    registry.open(session(), now=0)
+    server._sweep_once(0.5)
+    server._sweep_once(3600.0)
+    assert gone == [] and list(registry.by_instance) == ["i1"]
+    for tenth in range(36005, 36050, 5):
+        server._sweep_once(tenth / 10)
+    assert gone == [], "what is left of the lease is left"
+    server._sweep_once(3605.0)
+    assert gone == ["i1"], "but a sidecar that stays silent goes"
 
 
 def test_acks_add_up_and_a_full_one_replaces():
