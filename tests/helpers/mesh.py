@@ -86,7 +86,7 @@ class Proxy:
         wait_for(ready, timeout, f"/ready of {self.name}")
 
     def view(self, path: str) -> tuple[int, str]:
-        answer = request(self.admin, "admin", path)
+        answer = request(self.admin, f"127.0.0.1:{self.admin}", path)
         return answer.status, answer.body.decode()
 
     def info(self) -> dict[str, Any]:
