@@ -79,7 +79,7 @@ class Mesh:
         running.logs.append(log)
 
         def ready() -> None:
-            answer = check.get(admin, "/ready", "admin")
+            answer = check.get(admin, "/ready", "localhost")
             if " 200" not in answer.status_line:
                 raise check.CheckFailed(f"sidecar {service}: /ready answers {answer.status_line!r}")
 
