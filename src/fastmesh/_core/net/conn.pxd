@@ -79,6 +79,9 @@ cdef Conn *conn_dial(Reactor *r, const Addr *to, TlsCtx *tls, const char *sni, u
 """A connecting client side, or NULL with *code. ops.ready comes when it is usable, possibly only in a later turn; never from inside."""
 cdef int conn_read(Conn *c, char *p, uint32_t n) noexcept nogil
 """Bytes, FM_AGAIN (CF_READABLE is taken off), FM_EOF (CF_EOF is set), FM_ERESET or FM_ETLS*."""
+cdef bint conn_said_all(Conn *c) noexcept nogil
+"""Of a peer that has closed its side (CF_HUP): is there nothing more to read? Plain bytes stay where they are; TLS has to read, and what it
+finds is kept. Uses the scratch; only while nothing is kept."""
 cdef int conn_keep(Conn *c, const char *p, uint32_t n) noexcept nogil
 """Keep n unused bytes for later, behind those kept already; FM_OK or FM_ENOMEM."""
 cdef void conn_kept_used(Conn *c, uint32_t n) noexcept nogil

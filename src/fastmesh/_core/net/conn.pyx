@@ -298,6 +298,17 @@ cdef int conn_read(Conn *c, char *p, uint32_t n) noexcept nogil:
         return FM_AGAIN if fm_errno() == EAGAIN else FM_ERESET
 
 
+cdef bint conn_said_all(Conn *c) noexcept nogil:
+    cdef char probe
+    cdef int rc
+    if c.tls == NULL:
+        return recv(c.src.fd, &probe, 1, MSG_PEEK) <= 0
+    rc = conn_read(c, c.src.r.scratch, CONN_READ_MIN)  # what waits in the socket may be its close_notify alone
+    if rc > 0:
+        return conn_keep(c, c.src.r.scratch, <uint32_t>rc) != FM_OK
+    return rc != FM_AGAIN
+
+
 cdef int conn_keep(Conn *c, const char *p, uint32_t n) noexcept nogil:
     cdef Block *b = c.inb
     cdef Block *g

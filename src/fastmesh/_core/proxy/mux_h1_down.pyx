@@ -9,11 +9,12 @@ from fastmesh._core.base.buf cimport block_data, block_len
 from fastmesh._core.base.err cimport (
     FM_AGAIN, FM_EHEAD, FM_ENOMEM, FM_EOF, FM_ERESET, FM_ETLS, FM_ETLS_CERT, FM_ETLS_IDENTITY, FM_OK)
 from fastmesh._core.base.pool cimport pool_get, pool_put
-from fastmesh._core.base.sys cimport MSG_DONTWAIT, MSG_PEEK, close, recv
+from fastmesh._core.base.sys cimport close
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport (
     CF_BLOCKED, CF_EOF, CF_HUP, CF_READABLE, CONN_CLOSED, CONN_HANDSHAKE, CONN_READ_MIN, CONN_READS_AT_ONCE, CONN_SNIFF, Conn, ConnOps, conn_abort,
-    conn_accept, conn_close, conn_close_flushed, conn_deadline, conn_keep, conn_kept_used, conn_read, conn_read_more, conn_wake)
+    conn_accept, conn_close, conn_close_flushed, conn_deadline, conn_keep, conn_kept_used, conn_read, conn_read_more, conn_said_all,
+    conn_wake)
 from fastmesh._core.net.out cimport conn_congested, conn_flush, conn_made, conn_make, conn_put
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES
 from fastmesh._core.net.sock cimport Addr, sock_reset_on_close
@@ -374,12 +375,11 @@ cdef void s_readable(Conn *c) noexcept nogil:
     cdef Worker *w = s.w
     cdef uint32_t used, size
     cdef uint32_t left = CONN_READS_AT_ONCE
-    cdef char probe
     cdef int rc
     while s.state != S_GONE:
         if s_stalled(s):
             # Envoy and nginx do the same: a client that has closed while its answer is outstanding is gone, unless it has more to say
-            if c.flags & CF_HUP and s.state == S_WAIT and c.inb == NULL and recv(c.src.fd, &probe, 1, MSG_PEEK | MSG_DONTWAIT) <= 0:
+            if c.flags & CF_HUP and s.state == S_WAIT and c.inb == NULL and conn_said_all(c):
                 s_close(s)
             break
         if left == 0:
