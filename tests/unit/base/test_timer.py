@@ -1,4 +1,4 @@
-"""base/timer against a list of times: never early, never late, whatever is armed, moved or deleted, and by whom."""
+"""base/timer against a list of times: never early, never late, whatever is armed, moved or deleted."""
 
 from __future__ import annotations
 

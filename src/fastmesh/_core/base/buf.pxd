@@ -3,7 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cdef enum:
     BUF_CLASSES = 4            # 4, 16, 64, 256 KiB
-    BUF_KEEP = 64              # free blocks kept of the smallest class; a quarter of it for each larger one
+    BUF_KEEP = 64              # free blocks kept of the smallest class; 8, 4 and 2 of the larger ones
 
 cdef struct Block:
     Block *next

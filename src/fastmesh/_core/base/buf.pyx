@@ -2,6 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+from fastmesh._core.base.sys cimport fm_poison, fm_unpoison
 
 
 cdef inline uint32_t class_bytes(uint32_t cls) noexcept nogil:
@@ -27,6 +28,7 @@ cdef Block *block_new(BufPool *p, uint32_t need) noexcept nogil:
         p.free[cls] = b.next
         p.nfree[cls] -= 1
         p.kept -= size
+        fm_unpoison(b, size)
     else:
         b = <Block *>malloc(size)
         if b == NULL:
@@ -53,6 +55,7 @@ cdef void block_free(BufPool *p, Block *b) noexcept nogil:
         p.free[b.cls] = b
         p.nfree[b.cls] += 1
         p.kept += size
+        fm_poison(block_data(b), size - sizeof(Block))
     else:
         free(b)
 

@@ -2,6 +2,10 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
+from fastmesh._core.base.sys cimport fm_poison, fm_unpoison
+
+cdef enum:
+    LINK = 16                    # bytes of a free object that stay readable: the link to the next one
 
 
 cdef void pool_init(Pool *p, uint32_t size, uint32_t cap) noexcept nogil:
@@ -27,6 +31,7 @@ cdef int pool_grow(Pool *p) noexcept nogil:
         o = slab + 16 + <size_t>p.size * (POOL_SLAB - 1 - i)
         (<void **>o)[0] = p.free
         p.free = o
+        fm_poison(o + LINK, p.size - LINK)
     return 0
 
 
@@ -37,6 +42,7 @@ cdef void *pool_get(Pool *p) noexcept nogil:
     o = p.free
     p.free = (<void **>o)[0]
     p.live += 1
+    fm_unpoison(o, p.size)
     memset(o, 0, p.size)
     return o
 
@@ -48,6 +54,7 @@ cdef void pool_put(Pool *p, void *o) noexcept nogil:
     (<void **>o)[0] = p.free
     p.free = o
     p.live -= 1
+    fm_poison(<char *>o + LINK, p.size - LINK)
 
 
 cdef void pool_end(Pool *p) noexcept nogil:

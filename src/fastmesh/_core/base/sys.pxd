@@ -69,6 +69,15 @@ cdef extern from *:
     #define fm_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
     #define fm_likely(x) __builtin_expect(!!(x), 1)
     #define fm_unlikely(x) __builtin_expect(!!(x), 0)
+    /* make asan: what lies in a pool is as forbidden as what was freed */
+    #if defined(__SANITIZE_ADDRESS__)
+    #include <sanitizer/asan_interface.h>
+    #define fm_poison(p, n) ASAN_POISON_MEMORY_REGION((p), (n))
+    #define fm_unpoison(p, n) ASAN_UNPOISON_MEMORY_REGION((p), (n))
+    #else
+    #define fm_poison(p, n) ((void)(p))
+    #define fm_unpoison(p, n) ((void)(p))
+    #endif
     """
     uint64_t fm_load_acquire(const uint64_t *p) nogil
     uint64_t fm_load_relaxed(const uint64_t *p) nogil
@@ -91,6 +100,8 @@ cdef extern from *:
     void FM_STATIC_ASSERT(bint x) nogil
     bint fm_likely(bint x) nogil
     bint fm_unlikely(bint x) nogil
+    void fm_poison(void *p, size_t n) nogil
+    void fm_unpoison(void *p, size_t n) nogil
 
     ctypedef unsigned int socklen_t
     ctypedef unsigned short sa_family_t
