@@ -56,6 +56,8 @@ cdef struct UpPool:              # one endpoint's idle connections, newest first
     uint64_t tag                 # SnapEndpoint.tag
     uint32_t count               # connections of this endpoint, in use and idle
     uint32_t nidle
+    uint32_t keep_ms             # the shortest time after which this endpoint closed an idle connection; 0: not seen
+    uint32_t avoided             # idle connections that were left alone because of it
 
 cdef struct Worker:
     Reactor r
@@ -115,6 +117,7 @@ cdef enum:  # Exchange.flags
     XF_CHUNKED_REQ = 512
     XF_UP_FROM_REUSE = 2048      # one immediate repeat after a dead reused connection has been made
     XF_LOG = 4096
+    XF_IDEMPOTENT = 8192         # RFC 9110 9.2.2: may be repeated though the upstream may have seen it
 
 cdef struct DownOps:
     int (*head)(Exchange *ex, Msg *m) noexcept nogil
@@ -244,6 +247,8 @@ cdef struct H1c:                 # client side of an upstream HTTP/1 connection
     uint32_t seen
     uint32_t requests
     uint32_t idle_ms
+    uint32_t idle_for            # ms in the pool before this request
+    uint64_t idle_since          # ms
     uint32_t most_requests
     uint64_t tag
     uint64_t tls_policy

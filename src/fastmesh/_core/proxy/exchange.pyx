@@ -14,8 +14,8 @@ from fastmesh._core.proto.hygiene cimport hygiene_request, hygiene_response
 from fastmesh._core.proto.msg cimport (
     BODY_CHUNKED, BODY_NONE, M_CONNECT, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg)
 from fastmesh._core.proxy.ctx cimport (
-    PH_CONNECT, PH_DONE, PH_HEAD, PH_PICK, PH_RESP, PH_SEND, RETRY_BASE_MS, RETRY_MOST_MS, XF_CHUNKED_REQ,
-    XF_HEAD_SENT, XF_REPLAYABLE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UP_FROM_REUSE, XF_UPGRADE,
+    PH_CONNECT, PH_DONE, PH_HEAD, PH_PICK, PH_RESP, PH_SEND, RETRY_BASE_MS, RETRY_MOST_MS, XF_CHUNKED_REQ, XF_HEAD_SENT,
+    XF_IDEMPOTENT, XF_REPLAYABLE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UP_FROM_REUSE, XF_UPGRADE,
     DownOps, Exchange, H1s, ListenerState, Worker)
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
 from fastmesh._core.proxy.log cimport log_exchange, log_keep_refused, log_keep_request, log_keep_route
@@ -124,6 +124,8 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     w.hused = 0
     stat_inc(w.seg.stats, ST_RQ_TOTAL)
     ex.method = m.method
+    if idempotent(m.method):
+        ex.flags |= XF_IDEMPOTENT
     ex.minor = m.minor
     ex.head_rx = m.head_n
     if m.body == BODY_CHUNKED:
@@ -306,7 +308,7 @@ cdef void exchange_up_failed(Exchange *ex, int code) noexcept nogil:
         # That word counts only when the other side ended in order: a FIN carries an acknowledgement, a RST does not, and a peer that
         # has read the request and resets may not have acknowledged it yet.
         unseen = ex.up != NULL and ex.up.conn.flags & CF_EOF and conn_acked_none_since(ex.up.conn, ex.up.wire_before)
-        if idempotent(ex.method) or unseen:
+        if ex.flags & XF_IDEMPOTENT or unseen:
             ex.flags |= XF_UP_FROM_REUSE
             stat_inc(w.seg.stats, ST_RQ_RETRY_REUSED)
             ex.uops.abort(ex)

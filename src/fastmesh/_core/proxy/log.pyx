@@ -33,7 +33,7 @@ cdef enum:
 cdef void keep(Exchange *ex, int which, const char *p, uint32_t n) noexcept nogil:
     if n > LOG_STR_MOST:
         n = LOG_STR_MOST
-    if ex.logb == NULL or block_room(ex.logb) < n:
+    if n == 0 or ex.logb == NULL or block_room(ex.logb) < n:
         return
     memcpy(block_data(ex.logb) + ex.logb.end, p, n)
     ex.logb.end += n

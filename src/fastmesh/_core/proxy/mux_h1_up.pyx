@@ -25,7 +25,7 @@ from fastmesh._core.proxy.ctx cimport (
 from fastmesh._core.proxy.exchange cimport (
     exchange_response_data, exchange_response_end, exchange_response_head, exchange_sent, exchange_up_failed, exchange_up_ready)
 from fastmesh._core.proxy.respond cimport RE_CONNECT, RE_CONNECT_TIMEOUT, RE_UP_PROTOCOL, RE_UP_RESET, RE_UP_TLS
-from fastmesh._core.proxy.upstream cimport upstream_drop, upstream_release
+from fastmesh._core.proxy.upstream cimport upstream_drop, upstream_idle_closed, upstream_release
 from fastmesh._core.shm.stats cimport (
     ST_PAUSES, ST_TLS_CONNECT, ST_TLS_CONNECT_FAIL, ST_TLS_CONNECT_RESUMED, ST_TLS_PEER_CERT, ST_TLS_PEER_IDENTITY, ST_UP_BYTES_RX,
     ST_UP_BYTES_TX, ST_UP_CX_FAIL, ST_UP_CX_IDLE_CLOSED, ST_UP_CX_IDLE_TIMEOUT, ST_UP_CX_TIMEOUT, stat_add, stat_inc)
@@ -412,6 +412,7 @@ cdef void u_input_end(H1c *u, int code) noexcept nogil:
     cdef Exchange *ex = u.ex
     if u.state == C_IDLE:
         stat_inc(u.w.seg.stats, ST_UP_CX_IDLE_CLOSED)
+        upstream_idle_closed(u)
         u_let_go(u)
     elif u.state == C_TUNNEL and code == FM_EOF:
         u.reusable = 0

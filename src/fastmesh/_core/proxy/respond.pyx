@@ -222,7 +222,8 @@ cdef int respond_redirect(Exchange *ex, const Msg *m, const RouteMatch *rm) noex
     n = scheme.n
     memcpy(out + n, b"://", 3)
     n += 3
-    memcpy(out + n, host.p, host.n)
+    if host.n:                   # none: HTTP/1.0 without Host
+        memcpy(out + n, host.p, host.n)
     n += host.n
     if port and not ((port == 80 and scheme.n == 4) or (port == 443 and scheme.n == 5)):
         out[n] = 58
@@ -245,7 +246,8 @@ cdef int respond_https(Exchange *ex, const Msg *m) noexcept nogil:
     if out == NULL:
         return FM_EHEAD
     memcpy(out, b"https://", 8)
-    memcpy(out + n, m.host.p, hn)
+    if hn:
+        memcpy(out + n, m.host.p, hn)
     n += hn
     memcpy(out + n, m.path.p, m.path.n)
     n += m.path.n

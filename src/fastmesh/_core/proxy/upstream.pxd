@@ -8,6 +8,8 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
 RE_OVERFLOW, RE_OVERLOAD, RE_UP_TLS. `fresh`: not a pooled one."""
 cdef void upstream_release(H1c *u) noexcept nogil
 """The answer is complete and the connection may serve again: into the pool (or closed when its time is over)."""
+cdef void upstream_idle_closed(H1c *u) noexcept nogil
+"""The other side closed it while it was idle: its keep-alive timeout is learnt, so that no request that cannot be repeated meets it."""
 cdef void upstream_drop(H1c *u) noexcept nogil
 """Close it and let go of it. NULL is tolerated; once."""
 cdef void upstream_sweep(Worker *w) noexcept nogil

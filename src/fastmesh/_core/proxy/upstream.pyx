@@ -7,7 +7,7 @@ from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport CF_HUP, CF_READABLE, Conn, conn_close, conn_deadline, conn_dial
 from fastmesh._core.net.sock cimport Addr
 from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsPeer
-from fastmesh._core.proxy.ctx cimport C_CONNECT, C_GONE, C_HEAD, C_IDLE, Exchange, H1c, UpPool, Worker
+from fastmesh._core.proxy.ctx cimport C_CONNECT, C_GONE, C_HEAD, C_IDLE, XF_IDEMPOTENT, Exchange, H1c, UpPool, Worker
 from fastmesh._core.proxy.respond cimport RE_CONNECT, RE_OVERFLOW, RE_OVERLOAD, RE_UP_TLS
 from fastmesh._core.shm.snapshot cimport (
     CL_VERIFY_SAN, EP_TLS, SnapCluster, SnapEndpoint, SnapStr, snap_at, snap_str)
@@ -15,6 +15,8 @@ from fastmesh._core.shm.stats cimport ST_UP_CX_FAIL, ST_UP_CX_REUSED, ST_UP_CX_T
 
 cdef enum:
     SANS_MOST = 64               # identities that one destination may run as
+    KEEP_MARGIN_MS = 5
+    KEEP_DOUBT = 64              # connections left alone before a timeout that was learnt is doubted: it is learnt again at once if true
 
 
 cdef void pool_push(UpPool *p, H1c *u) noexcept nogil:
@@ -124,15 +126,30 @@ cdef int dial(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpPool
     return FM_AGAIN
 
 
+cdef uint32_t keep_margin(const UpPool *p) noexcept nogil:
+    # how long before its timeout an idle connection is left alone: clocks differ, and a request takes its time to get there
+    return p.keep_ms >> 3 if p.keep_ms > 8 * KEEP_MARGIN_MS else KEEP_MARGIN_MS
+
+
+cdef void upstream_idle_closed(H1c *u) noexcept nogil:
+    cdef UpPool *p = &u.w.pools[u.cell]
+    cdef uint32_t idle_for = <uint32_t>(u.w.r.now_ms - u.idle_since) + 1
+    if p.tag == u.tag and (p.keep_ms == 0 or idle_for < p.keep_ms):
+        p.keep_ms = idle_for
+        p.avoided = 0
+
+
 cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, bint fresh) noexcept nogil:
     cdef Worker *w = ex.w
     cdef UpPool *p = &w.pools[ep.cell]
     cdef H1c *u
     cdef H1c *nxt
+    cdef uint32_t idle_for
     if p.tag != ep.tag:
         drop_idle(p)             # the cell belongs to another endpoint now
         p.tag = ep.tag
         p.count = 0
+        p.keep_ms = 0
     memcpy(ex.upstream_addr.a, ep.addr, 16)
     ex.upstream_addr.family = ep.family
     ex.upstream_addr.port = ep.port
@@ -140,11 +157,19 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
         u = p.idle
         while u != NULL:
             nxt = u.next
+            idle_for = <uint32_t>(w.r.now_ms - u.idle_since)
+            if p.keep_ms and not ex.flags & XF_IDEMPOTENT and idle_for + keep_margin(p) >= p.keep_ms:
+                # about to be closed by the other side, and this request could not be repeated; the rest of the list is older
+                p.avoided += 1
+                if p.avoided >= KEEP_DOUBT:
+                    p.keep_ms = 0
+                break
             if u.tls_policy != policy_of(c, ep) or u.conn.flags & (CF_HUP | CF_READABLE):
                 upstream_drop(u)  # another policy's, or the end of it has been seen in this very turn
             else:
                 pool_take(p, u)
                 u.state = C_HEAD
+                u.idle_for = idle_for
                 u.ex = ex
                 ex.up = u
                 stat_inc(w.seg.stats, ST_UP_CX_REUSED)
@@ -165,6 +190,10 @@ cdef void upstream_release(H1c *u) noexcept nogil:
             u.most_requests and u.requests >= u.most_requests):
         upstream_drop(u)
         return
+    if u.idle_for > p.keep_ms:
+        p.keep_ms = 0            # it has waited longer and was served: what was seen was no keep-alive timeout
+    u.idle_for = 0
+    u.idle_since = w.r.now_ms
     u.state = C_IDLE
     u.seen = 0
     pool_push(p, u)
