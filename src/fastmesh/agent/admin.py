@@ -64,9 +64,10 @@ def is_local(address: str) -> bool:
 
 
 def names_this(host: str) -> bool:
-    """Is it an address or localhost? Another name can be made to lead here by whoever owns it."""
+    """Is it an address, or a name without a dot (localhost, a container's)? Any other can be made to lead here
+    by whoever owns it."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    return name.lower() in ("", "localhost") or is_ip(name)
+    return "." not in name.rstrip(".") or is_ip(name)
 
 
 def parse(head: bytes, local: bool = False) -> tuple[str, str, dict[str, str]]:
@@ -92,7 +93,7 @@ def parse(head: bytes, local: bool = False) -> tuple[str, str, dict[str, str]]:
         ):
             raise BadRequest(403, "requests of web pages are refused")
         if local and name.lower() == "host" and not names_this(value.strip()):
-            raise BadRequest(403, "the host must be an address or localhost")
+            raise BadRequest(403, "the host must be an address or localhost, not some other name")
     path, _, raw = target.partition("?")
     query = {}
     for pair in raw.split("&") if raw else ():
