@@ -34,6 +34,11 @@ FILE = "identity"
 FORMAT = 1
 RENEW_AT = 0.5  # of the certificate's life
 RENEW_JITTER = 0.05  # of its life, either way: a fleet started together does not renew together
+# Where our clock is far ahead of the control plane's a new certificate is past its half at once: at least this
+# long (or a twentieth of its life) lies between two.
+RENEW_LEAST = 60.0
+# Timers count monotonic time; the wall clock may be set, and a machine may sleep. So it is looked at this often.
+CLOCK_SECONDS = 60.0
 HELPER_SECONDS = 30.0
 HELPER_OUTPUT = 64 << 10
 PERSIST_RETRY = 30.0
@@ -181,7 +186,7 @@ class Identity:
         self.issued, self.not_before, self.not_after = issued, not_before, not_after
         self.generation += 1
         self._persist()
-        self._schedule()
+        self._schedule(min(RENEW_LEAST, (not_after - issued) / 20))
         self.on_change()
 
     def set_roots(self, roots: bytes) -> None:
@@ -193,14 +198,22 @@ class Identity:
         self._persist()
         self.on_change()
 
-    def _schedule(self) -> None:
+    def _schedule(self, least: float = 0.0) -> None:
         life = self.not_after - self.issued
         self.renew_at = self.issued + life * (RENEW_AT + random.uniform(-RENEW_JITTER, RENEW_JITTER))
+        self.renew_at = max(self.renew_at, time.time() + least)
+        self._watch()
+
+    def _watch(self) -> None:
         if self._due is not None:
             self._due.cancel()
-        self._due = self._loop.call_later(max(0.0, self.renew_at - time.time()), self._is_due)
+        left = max(0.0, self.renew_at - time.time())
+        self._due = self._loop.call_later(min(left, CLOCK_SECONDS), self._is_due)
 
     def _is_due(self) -> None:
+        if time.time() < self.renew_at:
+            self._watch()
+            return
         self._due = None
         self.on_due()
 

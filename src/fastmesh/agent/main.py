@@ -106,7 +106,7 @@ class Agent:
                 return
             (kind, values), fd = received
             if fd is not None:
-                # Closed before anything can go wrong: it holds private keys, and there is one for each reload.
+                # Closed first: it holds private keys, and one comes with each reload.
                 packed = read_all(fd)
                 os.close(fd)
                 if kind == "config":

@@ -87,7 +87,7 @@ class Subscriber:
         self._failures = 0
         self._yielding = False
         self._proof: dict[str, bytes] = {}
-        self._new_key = b""
+        self._keys: dict[int, bytes] = {}  # request id -> the key that a certificate was asked for with it
         self._request: dict[str, bytes] | None = None  # key and CSR of a join under way
         self._making = False
         self._heard = 0.0
@@ -222,9 +222,9 @@ class Subscriber:
                 return
             self._request = parts
             if self._channel is not None:
-                self._new_key = parts["key"]
                 self._send(
                     "join",
+                    key=parts["key"],
                     wait=True,
                     token=self._bundle["token"],
                     csr=parts["csr"],
@@ -250,6 +250,7 @@ class Subscriber:
                 self._hello()
                 self._proof = {}
 
+        self._making = False  # there is one helper: a join's is given up
         self._identity.request(made, new_key=False, nonce=nonce)
 
     def _on_lost(self, reason: str, pause: float | None = None) -> None:
@@ -274,6 +275,7 @@ class Subscriber:
         for _, timer in self._waiting.values():
             timer.cancel()
         self._waiting.clear()
+        self._keys.clear()
         for name in ("beat", "sync", "open", "barrier"):
             if name in self._timers:
                 self._timers.pop(name).cancel()
@@ -281,10 +283,12 @@ class Subscriber:
             self._channel.close()
             self._channel = None
 
-    def _send(self, kind: str, *, wait: bool = False, **fields: Any) -> None:
+    def _send(self, kind: str, *, wait: bool = False, key: bytes = b"", **fields: Any) -> None:
         if self._channel is None:
             return
         self._serial += 1
+        if key:
+            self._keys[self._serial] = key
         if wait:
             timer = self._loop.call_later(
                 ANSWER_SECONDS, self._on_lost, f"no answer to {kind} in {ANSWER_SECONDS:g} s"
@@ -342,7 +346,8 @@ class Subscriber:
         self._later("barrier", ANSWER_SECONDS, self._resubscribe)
 
     def _on_certificate(self, message: dict[str, Any], asked: str) -> None:
-        if asked not in ("join", "renew") or not self._new_key:
+        key = self._keys.pop(message.get("re", 0), b"")
+        if asked not in ("join", "renew") or not key:
             return
         if message["spiffe_id"] != self._identity.spiffe_id:
             self._on_lost(
@@ -350,7 +355,6 @@ class Subscriber:
                 REFUSED_SECONDS,
             )
             return
-        key, self._new_key = self._new_key, b""
         self._identity.install(
             key,
             message["chain"],
@@ -410,16 +414,17 @@ class Subscriber:
                 self._warn(f"the certificate cannot be renewed: {error}")
                 self._later("renew", self._renew_pause(), self._renew)
             else:
-                self._new_key = parts["key"]
                 self._send(
                     "renew",
                     wait=True,
+                    key=parts["key"],
                     csr=parts["csr"],
                     chain=self._identity.chain,
                     nonce=message["nonce"],
                     signature=parts["signature"],
                 )
 
+        self._making = False
         self._identity.request(made, new_key=True, nonce=message["nonce"])
 
     def _on_fetch(self, message: dict[str, Any], asked: str) -> None:
@@ -436,6 +441,7 @@ class Subscriber:
 
     def _on_error(self, message: dict[str, Any], asked: str) -> None:
         code, text = message["code"], message["message"]
+        self._keys.pop(message.get("re", 0), None)
         if code == wire.E_SUPERSEDED:
             self.counters["superseded"] += 1
             self._yielding = True

@@ -167,15 +167,34 @@ def test_a_full_disk_leaves_the_old_file(loop, tmp_path, monkeypatch):
 
 
 def test_renewal_is_due_around_half_of_the_life(loop, tmp_path):
-    due = set()
+    due, now = set(), int(time.time())
     for _ in range(200):
         identity = Identity(loop, "", ID)
-        install(identity, now=1_000_000_000_000 // 1000, life=86_400)
-        due.add((identity.renew_at - 1_000_000_000) / 86_400)
+        install(identity, now=now, life=86_400)
+        due.add((identity.renew_at - now) / 86_400)
         identity.close()
     assert min(due) >= 0.45 and max(due) <= 0.55 and len(due) > 100
     identity = Identity(loop, "", ID)
     called = []
     identity.on_due = lambda: called.append(1)
     install(identity, now=time.time() - 50, life=60)
+    run_until(loop, lambda: called)
+
+
+def test_with_a_clock_far_ahead_certificates_are_not_asked_for_without_a_pause(loop):
+    """What is issued seems old when it arrives: without a pause each would be renewed at once, for ever."""
+    identity = Identity(loop, "", ID)
+    install(identity, now=time.time() - 80_000, life=86_400)
+    assert identity.renew_at >= time.time() + certs.RENEW_LEAST - 1
+    identity.close()
+
+
+def test_a_clock_that_is_set_makes_the_renewal_due(loop, monkeypatch):
+    monkeypatch.setattr(certs, "CLOCK_SECONDS", 0.01)
+    identity = Identity(loop, "", ID)
+    called = []
+    identity.on_due = lambda: called.append(1)
+    install(identity, life=86_400)
+    real = time.time
+    monkeypatch.setattr(certs.time, "time", lambda: real() + 50_000)
     run_until(loop, lambda: called)
