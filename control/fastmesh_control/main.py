@@ -119,7 +119,8 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=256)
     except OSError as error:
-        raise StartError(f"the API cannot listen on {host}:{port}: {error.strerror}") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise StartError(f"the API cannot listen on {host}:{port}: {reason}") from error
 
 
 class _ApiServer(uvicorn.Server):

@@ -243,6 +243,7 @@ def test_check_says_whether_a_file_can_be_used(edge: Edge, spawn: Callable[..., 
         (["--drain-time", "soon"], "not a duration"),
         (["--admin", "nowhere"], "not HOST:PORT"),
         (["--config", "/nonexistent"], "no such file"),
+        (["--config", "/"], "not a file"),
     ],
 )
 def test_wrong_usage_ends_with_2(edge: Edge, options: list[str], said: str) -> None:

@@ -133,6 +133,7 @@ def test_a_directory_is_applied_whole_or_not_at_all(plane, cli, tmp_path):
 def test_exit_statuses_tell_what_was_wrong(plane, cli, tmp_path):
     assert fastmesh("get", "services", FASTMESH_STATE="").returncode == 2
     assert "--state DIR" in fastmesh("get", "services", FASTMESH_STATE="").stderr
+    assert "been started?" in fastmesh("get", "services", "--state", "/nonexistent").stderr
     cli("apply", "-f", tmp_path / "missing.yaml", status=2)
     cli("delete", status=2)
     cli("get", "nonsense", status=1)
@@ -153,7 +154,7 @@ def test_a_control_plane_that_cannot_listen_says_so(tmp_path, busy):
         options = [f"--{name}=127.0.0.1:{port}" for name, port in ports.items()]
         done = fastmesh("control", "--state", tmp_path / "state", *options)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert re.search(rf"cannot listen on 127.0.0.1:{ports[busy]}: .*in use", done.stderr), done.stderr
+    assert re.search(rf"cannot listen on 127.0.0.1:{ports[busy]}: .*in use$", done.stderr, re.M), done.stderr
 
 
 def test_addresses_are_checked_before_anything_is_made(tmp_path):

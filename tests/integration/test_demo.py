@@ -1,5 +1,5 @@
-"""`python -m fastmesh.demo`, run by `make demo`: what it claims holds, what does not hold is told, and nothing
-is left behind."""
+"""`python -m fastmesh.demo`, run by `make demo`: what it claims holds, what does not hold is told, nothing is
+left behind."""
 
 from __future__ import annotations
 

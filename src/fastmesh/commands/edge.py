@@ -43,7 +43,8 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if not os.path.isfile(args.config):
-        return options.fail(f"{args.config}: no such file")
+        what = "not a file" if os.path.exists(args.config) else "no such file"
+        return options.fail(f"{args.config}: {what}")
     node_id = f"edge~{socket.gethostname()}"
     if args.check:
         return check(args.config, node_id)

@@ -81,6 +81,9 @@ def connect(args: argparse.Namespace) -> Client:
         with open(token_file, encoding="utf-8") as file:
             token = file.read().strip()
         return Client(args.control or environ.get("FASTMESH_CONTROL") or DEFAULT_URL, token)
+    except FileNotFoundError as error:
+        hint = f": has `fastmesh control --state {state}` been started?" if state else ""
+        raise UsageError(f"{error.filename}: no such file{hint}") from None
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}") from None
     except ValueError as error:
