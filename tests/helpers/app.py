@@ -2,6 +2,7 @@
 
 /            200 and a JSON account of the request: app, method, path, headers, bytes of the body
 /sleep/S     the same, after S seconds; `sleeping` counts those that have begun
+/hold        the same, once `release` is set (`sleeping` counts it, too)
 /status/N    the same with status N
 /bytes/N     N bytes
 """
@@ -23,6 +24,7 @@ class App:
         self.seen: list[dict[str, Any]] = []
         self.requests = 0
         self.sleeping = 0
+        self.release = threading.Event()
         self.context = context
         app = self
 
@@ -35,6 +37,7 @@ class App:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
+        self.release.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -86,6 +89,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if word == "sleep":
             app.sleeping += 1
             threading.Event().wait(float(value))
+        elif word == "hold":
+            app.sleeping += 1
+            app.release.wait(60)
         elif word == "status":
             status = int(value)
         elif word == "bytes":

@@ -155,12 +155,12 @@ def test_term_under_load_finishes_what_is_in_flight_and_says_close(tmp_path: Pat
     closing: list[str | None] = []
     kept = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     threads = [
-        threading.Thread(target=lambda: slow.append(request(port, "x", "/sleep/1").status)) for _ in range(4)
+        threading.Thread(target=lambda: slow.append(request(port, "x", "/hold").status)) for _ in range(4)
     ]
 
     def ask_late() -> None:
         """In flight when the signal comes: the answer says that the connection ends."""
-        kept.request("GET", "/sleep/1", headers={"Host": "x"})
+        kept.request("GET", "/hold", headers={"Host": "x"})
         answer = kept.getresponse()
         answer.read()
         closing.append(answer.getheader("connection"))
@@ -171,6 +171,10 @@ def test_term_under_load_finishes_what_is_in_flight_and_says_close(tmp_path: Pat
     wait_for(lambda: app.sleeping == before + 5, what="five requests in the application")
     process = changing.edge.process
     process.signal(signal.SIGTERM)
+    process.wait_output("draining")
+    wait_for(lambda: changing.edge.view("/ready")[0] == 503, what="DRAINING")
+    wait_for(lambda: not port_open(port), what="the end of the listener")
+    app.release.set()
     assert process.wait(25) == 0, "it leaves with the last request, long before the bound"
     for thread in threads:
         thread.join()
@@ -179,7 +183,7 @@ def test_term_under_load_finishes_what_is_in_flight_and_says_close(tmp_path: Pat
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", port), timeout=2)
     assert changing.edge.lines()[-1]["response_code"] == 200, "the log is whole"
-    assert sum(e["path"] == "/sleep/1" for e in changing.edge.lines()) == 5
+    assert sum(e["path"] == "/hold" for e in changing.edge.lines()) == 5
 
 
 def test_a_client_that_stays_on_its_connection_is_let_go_between_requests(tmp_path: Path, app: App) -> None:
