@@ -64,15 +64,15 @@ def is_local(address: str) -> bool:
 
 
 def names_this(host: str) -> bool:
-    """Is it an address, or a name without a dot (localhost, a container's)? Any other can be made to lead here
-    by whoever owns it."""
+    """Is it an address, or a name without a dot (localhost, a container's)? Any other can be made to lead
+    here by whoever owns it."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     return "." not in name.rstrip(".") or is_ip(name)
 
 
 def parse(head: bytes, local: bool = False) -> tuple[str, str, dict[str, str]]:
-    """(method, path, query) of a request head; BadRequest. `local`: this port is bound to loopback, so a
-    request for another host name comes of a web page whose name was pointed at this machine (DNS rebinding)."""
+    """(method, path, query) of a request head; BadRequest. `local`: this port is bound to loopback: a request
+    for another host name comes of a web page whose name was pointed at this machine (DNS rebinding)."""
     try:
         lines = head.decode("ascii").split("\r\n")
     except UnicodeDecodeError:

@@ -7,8 +7,12 @@ serve.
 
 from __future__ import annotations
 
+import os
+from stat import S_ISREG
+
 from fastmesh.agent.dns import is_ip
 from fastmesh.compile.fragment import localize
+from fastmesh.supervisor.channel import read_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,11 +36,16 @@ class Problem(Exception):
 
 def read_pem(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            pem = file.read(MAX_PEM + 1)
+        # Whoever writes configs chooses the path: a pipe or a device must not hold up the agent.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(fd)
+            pem = read_all(fd) if S_ISREG(found.st_mode) and found.st_size <= MAX_PEM else b""
+        finally:
+            os.close(fd)
     except OSError as error:
         raise Problem(f"{path}: {error.strerror}") from None
-    if len(pem) > MAX_PEM or b"-----BEGIN" not in pem:
+    if b"-----BEGIN" not in pem:
         raise Problem(f"{path}: not a PEM file")
     return pem
 
@@ -94,6 +103,17 @@ def inbound_side(spec: SidecarSpec) -> tuple[VirtualHost, Cluster]:
     if not is_ip(host):
         cluster["dns"] = True
     return {"name": name, "domains": ["*"], "routes": [{"dests": [{"cluster": name, "weight": 1}]}]}, cluster
+
+
+def reads_files(fragment: Fragment) -> bool:
+    """Do contexts of this fragment come from files of this machine?"""
+    return any(key.endswith("_file") for context in fragment["tls"] for key in context)
+
+
+def as_served(fragment: Fragment, config: Config) -> Fragment:
+    """The fragment with what was read of its files for a config, whatever becomes of the files."""
+    read = {context["name"]: context for context in config["tls"]}
+    return {**fragment, "tls": [read.get(context["name"], context) for context in fragment["tls"]]}
 
 
 def fragment_contexts(fragment: Fragment) -> list[TlsContext]:

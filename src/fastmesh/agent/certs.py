@@ -34,10 +34,10 @@ FILE = "identity"
 FORMAT = 1
 RENEW_AT = 0.5  # of the certificate's life
 RENEW_JITTER = 0.05  # of its life, either way: a fleet started together does not renew together
-# Where our clock is far ahead of the control plane's a new certificate is past its half at once: at least this
-# long (or a twentieth of its life) lies between two.
+# Where our clock is far ahead of the control plane's a new certificate is past its half at once: at least
+# this long (or a twentieth of its life) lies between two.
 RENEW_LEAST = 60.0
-# Timers count monotonic time; the wall clock may be set, and a machine may sleep. So it is looked at this often.
+# Timers count monotonic time; the wall clock may be set, and a machine may sleep: it is looked at this often.
 CLOCK_SECONDS = 60.0
 HELPER_SECONDS = 30.0
 HELPER_OUTPUT = 64 << 10

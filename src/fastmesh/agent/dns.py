@@ -44,7 +44,9 @@ def lookup(host: str) -> tuple[list[str], str]:
         found = _socket.getaddrinfo(host.encode("ascii"), None, 0, _socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         return [], getattr(error, "strerror", None) or str(error)
-    return sorted({str(entry[4][0]) for entry in found}), ""
+    # Without those that are of one link only (fe80::1%eth0): no config can hold them.
+    addresses = sorted({str(entry[4][0]) for entry in found if is_ip(str(entry[4][0]))})
+    return addresses, "" if addresses else "it has no address that is not of one link only"
 
 
 class Resolver:
@@ -106,7 +108,11 @@ class Resolver:
         while self._queue and len(self._busy) < THREADS:
             host = self._queue.pop(0)
             self._busy.add(host)
-            _thread.start_new_thread(self._work, (host,))
+            try:
+                _thread.start_new_thread(self._work, (host,))
+            except RuntimeError as error:  # the system has no thread left: asked again like one that failed
+                self._loop.call_soon(self._answered, host, [], str(error))
+                return
 
     def _work(self, host: str) -> None:
         """In a thread of its own."""

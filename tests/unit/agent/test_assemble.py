@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastmesh.agent.assemble import CLIENT, SERVER, assemble, identity_contexts
+from fastmesh.agent.assemble import CLIENT, SERVER, Problem, assemble, identity_contexts, read_pem
 from fastmesh.compile.snapshot import CellMap, pack
 
 SPEC: Any = {
@@ -111,3 +112,10 @@ def test_files_of_a_destination_rule_are_read_here(identity: Any, tmp_path: Path
     config, problems = assemble("n", SPEC, "strict", {"svc/a": made, "svc/b": other}, identity)
     assert problems == {"svc/a": f"{ca}: not a PEM file"}
     assert [v["domains"] for v in config["tables"][1]["virtual_hosts"]] == [["b"]]
+
+
+def test_a_pipe_in_the_place_of_a_file_holds_nothing_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(tmp_path / "pipe"), "/dev/zero", str(tmp_path)):
+        with pytest.raises(Problem, match="not a PEM file"):
+            read_pem(path)

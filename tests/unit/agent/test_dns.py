@@ -153,3 +153,27 @@ def test_the_real_lookup() -> None:
     assert reason == ""
     assert dns.lookup("never.invalid")[0] == []
     assert dns.lookup("nicht-äscii")[0] == [] and dns.lookup("nicht-äscii")[1]
+
+
+def test_without_a_thread_a_name_is_asked_for_again(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    names.table.update({f"n{i}": ["10.0.0.1"] for i in range(2 * dns.THREADS)})
+    start, left = dns._thread.start_new_thread, [dns.THREADS + 1]
+
+    def refuse(*args: Any) -> int:
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError("can't start new thread")
+        return start(*args)
+
+    monkeypatch.setattr(dns._thread, "start_new_thread", refuse)
+    bench = Bench()
+    bench.resolver.substitute(config(*((name, 80) for name in names.table)))
+    bench.until(lambda: len(bench.resolver.known) == len(names.table))
+
+
+def test_addresses_of_one_link_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(*args: Any) -> Any:
+        return [(10, 1, 6, "", ("fe80::1%eth0", 0, 0, 2)), (2, 1, 6, "", ("10.0.0.1", 0))]
+
+    monkeypatch.setattr(dns._socket, "getaddrinfo", answer)
+    assert dns.lookup("app") == (["10.0.0.1"], "")
