@@ -43,9 +43,8 @@ PING_MS, PING_TIMEOUT_MS = 5_000, 15_000
 SWEEP_SECONDS = 0.5
 FETCH_SECONDS = 5.0
 WAIT_PAUSE = 0.005
-EXPIRED_GRACE = (
-    7 * 24 * 3600.0
-)  # a sidecar whose certificate ran out while we were away may still renew by its registered key
+# A sidecar whose certificate ran out while we were away may still renew by its registered key.
+EXPIRED_GRACE = 7 * 24 * 3600.0
 
 
 class Denied(Exception):
@@ -553,6 +552,13 @@ class ControlServer:
                 future.set_result(None)
         self._progress.clear()
 
+    def _refusal(self, session: Session, topic: str, version: int) -> str:
+        """Why a session refuses a topic as of a version; what it said of an older one does not count."""
+        refused, reason = session.refused.get(topic, (0, ""))
+        return (
+            reason if topic in self._mesh.topics and refused >= self._mesh.version_at(topic, version) else ""
+        )
+
     def outstanding(self, version: int, among: Iterable[Session] | None = None) -> Outstanding:
         """Who has yet to serve the mesh as of a version, and who refuses what of it."""
         found = Outstanding({}, {}, [])
@@ -563,7 +569,7 @@ class ControlServer:
             if behind:
                 found.late[session.name] = behind
                 found.sessions.append(session)
-            no = {t: session.refused[t][1] for t in behind if t in session.refused}
+            no = {t: r for t in behind if (r := self._refusal(session, t, version))}
             if no:
                 found.refused[session.name] = no
         if among is None:

@@ -9,9 +9,11 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from helpers import wait_for
 from helpers.app import App
 from helpers.mesh import Load, Mesh, Sidecar, running
 
@@ -193,3 +195,35 @@ def test_delete_takes_effect_too(mesh: Mesh, web: Sidecar) -> None:
     answers = [web.get("reviews") for _ in range(40)]
     assert all(a.status == 200 and "x-word" not in a.headers for a in answers)
     assert {a.headers["x-app"] for a in answers} == {"v1", "v2"}
+
+
+def test_a_file_that_no_worker_can_use_holds_nothing_else_up(mesh: Mesh, web: Sidecar, tmp_path: Path) -> None:
+    """A CA file on the sidecar's machine that is damaged: its service keeps what served before, or is left
+    out; all others, and what comes after, are taken up."""
+    bad = tmp_path / "ca.pem"
+    bad.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    outside = f"""
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: out}}
+spec:
+  hosts: [out.example]
+  ports: [{{number: 443, name: http, protocol: HTTP}}]
+  resolution: STATIC
+  endpoints: [{{address: 127.0.0.1}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: out}}
+spec:
+  host: out.example
+  trafficPolicy: {{tls: {{mode: SIMPLE, caCertificates: {bad}, sni: out.example}}}}
+"""
+    done = mesh.cli("apply", "-f", mesh.file(outside))
+    assert done.returncode == 0
+    wait_for(lambda: any(p["refused"] for p in mesh.proxies().values()), what="the refusal")
+    mesh.cli("apply", "-f", mesh.file(split(50, "after")))
+    wait_for(lambda: web.get("reviews").headers.get("x-word") == "after", what="the config that came after")
+    mesh.delete("DestinationRule", "out")
+    mesh.delete("ServiceEntry", "out")
+    mesh.synced()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import _socket
 
-from fastmesh.agent.assemble import assemble, identity_contexts
+from fastmesh.agent.assemble import as_served, assemble, identity_contexts, reads_files
 from fastmesh.agent.certs import Identity
 from fastmesh.agent.subscriber import EXIT_JOIN_REFUSED, Subscriber
 
@@ -61,6 +61,8 @@ class Sidecar:
         self._trust_domain: str = bundle["trust_domain"]
         self._state: dict[str, Any] | None = None
         self._good: Fragments = {}  # in force
+        self._proven: Fragments = {}  # of those with files: as the workers took them up
+        self._offers = 0
         self._refusals: dict[str, str] = {}  # topic -> why its content is not served
         self._told: dict[str, str] = {}
         self._applied = 0
@@ -127,6 +129,9 @@ class Sidecar:
         fragments: Fragments,
         refused: Callable[[dict[str, Any], Fragments, str], None],
     ) -> None:
+        self._offers += 1
+        mine = self._offers
+
         def accepted(generation: int, reason: str) -> None:
             if reason:
                 refused(state, fragments, reason)
@@ -137,7 +142,10 @@ class Sidecar:
         def applied(generation: int, reason: str) -> None:
             if reason:
                 self._log.error("config is not served by all workers", reason=reason)
+                if mine == self._offers and refused == self._blame:
+                    self._without_files(state, fragments, reason)
                 return
+            self._proven = {t: as_served(f, config) for t, f in fragments.items() if reads_files(f)}
             versions = {topic: v for topic, v in state["versions"].items() if topic not in self._refusals}
             self._subscriber.ack(versions, generation, self._agent.spec["workers"])
             if generation != self._applied:
@@ -179,6 +187,20 @@ class Sidecar:
         if not problems:
             self._give_up(state, fragments, reason)
             return
+        kept = self._fallback(fragments, problems)
+        self._offer(state, self._assemble(kept)[0], kept, self._give_up)
+
+    def _without_files(self, state: dict[str, Any], fragments: Fragments, reason: str) -> None:
+        """A worker refused what only a worker can judge: certificates. Those in files of this machine are what
+        may be wrong with it: without them (or as they were) the rest goes on, above all new endpoints and our
+        own renewed certificate."""
+        problems = dict.fromkeys((t for t, f in fragments.items() if reads_files(f)), reason)
+        if not problems:
+            self._give_up(state, fragments, reason)
+            return
+        self._good = {**self._good, **self._proven}
+        for topic in problems.keys() - self._proven.keys():
+            self._good.pop(topic, None)
         kept = self._fallback(fragments, problems)
         self._offer(state, self._assemble(kept)[0], kept, self._give_up)
 
