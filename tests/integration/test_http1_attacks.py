@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -65,6 +66,29 @@ def test_pipelined_requests_of_a_client_that_does_not_read_cost_little():
                 most = max(most, proxy.segment.worker(0)["mem_bytes"])
         assert most < 2 << 20
         sender.join(10)
+
+
+def test_what_is_pipelined_behind_a_slow_request_is_left_in_the_kernel():
+    up, clients, quick = Upstream(), 12, 12_000
+    up.handler = lambda peer: (peer.head(), peer.rest(), None)[2]
+    config = simple_config(up.port)
+    routes = config["tables"][0]["virtual_hosts"][0]["routes"]
+    routes.insert(0, {"name": "d", "path": {"op": "exact", "value": "/d"}, "direct": {"status": 204}})
+    with serving(up, config=config) as proxy:
+        peers = [proxy.dial() for _ in range(clients)]
+        data = b"GET /d HTTP/1.1\r\nHost: x\r\n\r\n" * quick + GET * 20_000
+        for peer in peers:
+            threading.Thread(target=suppressed, args=(peer.send, data), daemon=True).start()
+            threading.Thread(target=suppressed, args=(peer.rest,), daemon=True).start()
+        proxy.wait_counter("rq_total", clients * (quick + 1))
+        assert proxy.segment.worker(0)["mem_bytes"] < clients * 17_000 + 500_000  # and what the pool keeps
+        for peer in peers:
+            peer.reset()
+
+
+def suppressed(call: Callable[..., object], *args: object) -> None:
+    with contextlib.suppress(OSError):
+        call(*args)
 
 
 def test_interim_answers_without_end_are_cut():

@@ -412,8 +412,8 @@ cdef void s_readable(Conn *c) noexcept nogil:
                 if used < <uint32_t>rc and conn_keep(c, w.r.scratch + used, <uint32_t>rc - used) != FM_OK:
                     s_close(s)
                     break
-                if <uint32_t>rc == size and size < SCRATCH_BYTES:
-                    c.read_size = size * 2  # bulk: fewer, larger reads
+                if <uint32_t>rc == size and size < SCRATCH_BYTES and (s.state == S_BODY or s.state == S_TUNNEL):
+                    c.read_size = size * 2  # bulk: fewer, larger reads; of pipelined requests all but one would have to be kept
                 elif <uint32_t>rc < CONN_READ_MIN:
                     c.read_size = CONN_READ_MIN
                 if s.state == S_BODY or s.state == S_TUNNEL:
@@ -554,6 +554,7 @@ cdef int d_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
         conn_close_flushed(c, linger)
         return FM_OK
     s.state = S_HEAD
+    c.read_size = CONN_READ_MIN
     conn_deadline(c, s.w.r.now_ms + (s.w.opt.stream_idle_timeout_ms if conn_congested(c) else s.w.opt.idle_timeout_ms))
     s_next(s)
     return FM_OK
