@@ -376,6 +376,8 @@ def test_the_last_words_in_a_tunnel_arrive_on_both_sides():
         release.wait(10)
         got.append(peer.exactly(len(words)))
         peer.send(words)
+        peer.sock.shutdown(socket.SHUT_WR)
+        peer.rest()
 
     up.handler = handler
     with serving(up) as proxy:
