@@ -22,7 +22,7 @@ from fastmesh_control.store import EndpointRow, Resource, StateError, Store
 log = logging.getLogger("fastmesh.control")
 
 # Application ports of one service. Each is clusters and routes in every sidecar, and a sidecar names its own:
-# one that says another with each hello (or an application on ephemeral ports) must not fill the mesh with them.
+# one that names another with each hello (or has an application on ephemeral ports) must not fill the mesh.
 MAX_PORTS = 64
 REMEMBERED = 32  # versions of a topic that `apply --wait` can still ask about
 

@@ -35,9 +35,7 @@ Message = dict[str, Any]
 Answer = list[tuple[str, dict[str, Any]]]
 
 QUEUE = 10_000  # frames waiting for one peer; beyond, updates are dropped and repaired by the subscriber
-# Requests of one sidecar that wait for us; beyond, TCP holds it back. At 2 MiB each this is what a stranger with
-# an old bundle can make us keep.
-REQUESTS_QUEUED = 64
+REQUESTS_QUEUED = 64  # of one sidecar, at 2 MiB at most each; beyond, TCP holds it back
 HANDSHAKE_MS = 10_000
 PING_MS, PING_TIMEOUT_MS = 5_000, 15_000
 SWEEP_SECONDS = 0.5

@@ -197,7 +197,7 @@ def test_delete_takes_effect_too(mesh: Mesh, web: Sidecar) -> None:
     assert {a.headers["x-app"] for a in answers} == {"v1", "v2"}
 
 
-def test_a_file_that_no_worker_can_use_holds_nothing_else_up(mesh: Mesh, web: Sidecar, tmp_path: Path) -> None:
+def test_a_file_that_no_worker_can_use_holds_nothing_up(mesh: Mesh, web: Sidecar, tmp_path: Path) -> None:
     """A CA file on the sidecar's machine that is damaged: its service keeps what served before, or is left
     out; all others, and what comes after, are taken up."""
     bad = tmp_path / "ca.pem"

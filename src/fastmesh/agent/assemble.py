@@ -112,7 +112,7 @@ def reads_files(fragment: Fragment) -> bool:
 
 def as_served(fragment: Fragment, config: Config) -> Fragment:
     """The fragment with what was read of its files for a config, whatever becomes of the files."""
-    read = {context["name"]: context for context in config["tls"]}
+    read: dict[str, Any] = {context["name"]: context for context in config["tls"]}
     return {**fragment, "tls": [read.get(context["name"], context) for context in fragment["tls"]]}
 
 

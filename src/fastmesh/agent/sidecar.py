@@ -191,9 +191,9 @@ class Sidecar:
         self._offer(state, self._assemble(kept)[0], kept, self._give_up)
 
     def _without_files(self, state: dict[str, Any], fragments: Fragments, reason: str) -> None:
-        """A worker refused what only a worker can judge: certificates. Those in files of this machine are what
-        may be wrong with it: without them (or as they were) the rest goes on, above all new endpoints and our
-        own renewed certificate."""
+        """A worker refused what only a worker can judge: certificates. Those in files of this machine may be
+        what is wrong: without them (or as they were) the rest goes on, above all new endpoints and our own
+        renewed certificate."""
         problems = dict.fromkeys((t for t, f in fragments.items() if reads_files(f)), reason)
         if not problems:
             self._give_up(state, fragments, reason)
