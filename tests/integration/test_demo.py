@@ -20,7 +20,7 @@ from fastmesh.demo.traffic import binomial_bounds, percentile
 from helpers import Process, wait_for
 
 DEMO = ["python", "-m", "fastmesh.demo"]
-SECONDS = 60.0
+SECONDS = 100.0
 
 
 def started(demo: Process) -> set[int]:
