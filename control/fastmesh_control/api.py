@@ -346,6 +346,8 @@ class Api:
         if "error" in report:
             return _error(502, f"{session.name} sent no valid report: {report['error']}")
         data = report["data"]
+        if isinstance(data, dict) and "error" in data:
+            return _error(502, f"{session.name}: {data['error']}")
         if isinstance(data, dict) and "json" in str(data.get("type")) and isinstance(data.get("body"), str):
             # A view of the sidecar's admin endpoint, as it answered.
             return Response(data["body"], int(data.get("status", 200)), media_type="application/json")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import os
 import re
 import signal
@@ -227,3 +228,21 @@ spec:
     mesh.delete("DestinationRule", "out")
     mesh.delete("ServiceEntry", "out")
     mesh.synced()
+
+
+@pytest.mark.parametrize(
+    ("what", "key"),
+    [("config", "config"), ("clusters", "clusters"), ("certs", "certificates"), ("stats", "stats"),
+     ("server_info", "workers")],
+)  # fmt: skip
+def test_proxy_config_shows_what_a_sidecar_serves(mesh: Mesh, web: Sidecar, what: str, key: str) -> None:
+    name = next(name for name in mesh.proxies() if name.startswith("web-"))
+    text = mesh.cli("proxy-config", name, what).stdout
+    assert json.loads(text)[key]
+    assert "PRIVATE KEY" not in text and "PRIVATE KEY" not in web.view("/config_dump")[1]
+
+
+def test_proxy_config_of_what_there_is_not_fails(mesh: Mesh, web: Sidecar) -> None:
+    name = next(name for name in mesh.proxies() if name.startswith("web-"))
+    assert "nonsense" in mesh.cli("proxy-config", name, "nonsense", status=1).stderr
+    assert "not connected" in mesh.cli("proxy-config", "nobody", status=1).stderr

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 # How often the heartbeats' account of this sidecar is brought up to date.
 STATUS_SECONDS = 5.0
+# What `fastmesh proxy-config` can ask for, and the view of the admin endpoint that shows it.
+REPORTS = {
+    "config": "/config_dump",
+    "clusters": "/clusters",
+    "certs": "/certs",
+    "stats": "/stats",
+    "server_info": "/server_info",
+}
 
 
 def local_address(control: str) -> str:
@@ -218,11 +226,10 @@ class Sidecar:
         """For `fastmesh proxy-config`."""
         from fastmesh.agent import views
 
-        if what == "config":
-            return views.dump(self._agent)
-        if what == "clusters":
-            return {"clusters": views.cluster_states(self._agent)}
-        return {"error": f"{what}: not a report that a sidecar can give"}
+        if what not in REPORTS:
+            return {"error": f"{what}: not a report that a sidecar can give"}
+        _, kind, text = views.answer(self._agent, "GET", REPORTS[what], {"format": "json"})
+        return {"type": kind, "body": text}
 
     def _tell_status(self) -> None:
         self._agent.loop.call_later(STATUS_SECONDS, self._tell_status)
