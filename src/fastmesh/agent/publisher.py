@@ -93,19 +93,23 @@ class Publisher:
             self._poll()
 
     def _poll(self) -> None:
-        self._polling = False
         refused = self.refusals()
+        last = max(refused, default=0)
         left = []
         for generation, applied in self._waiting:
+            # Told in a turn of their own: whoever is told may publish something else at once.
             if generation in refused:
-                applied(0, refused[generation])
+                self._loop.call_soon(applied, 0, refused[generation])
             elif self._segment.applied(generation):
-                applied(generation, "")
+                self._loop.call_soon(applied, generation, "")
+            elif generation < last:
+                # That worker has left it out for a newer one that it cannot use either.
+                self._loop.call_soon(applied, 0, refused[last])
             else:
                 left.append((generation, applied))
         self._waiting = left
-        if left:
-            self._polling = True
+        self._polling = bool(self._waiting)
+        if self._polling:
             self._loop.call_later(APPLIED_POLL_SECONDS, self._poll)
         else:
             self._segment.reclaim()

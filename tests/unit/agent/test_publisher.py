@@ -138,3 +138,34 @@ def test_a_full_house_is_waited_for_and_only_the_newest_is_published(bench: Benc
     assert [kind for kind, _, _ in bench.told[:2]] == ["first accepted", "second accepted"]
     assert bench.publisher.generation == 1
     assert bench.publisher.config == config("b")
+
+
+def test_a_generation_left_out_for_one_that_is_refused_is_not_waited_for(bench: Bench) -> None:
+    bench.submit(config("a"), "first ")
+    bench.submit(config("b"), "second ")
+    bench.workers.refused = 2
+    bench.until(4)
+    assert [(kind, generation) for kind, generation, _ in bench.told[2:]] == [
+        ("first applied", 0),
+        ("second applied", 0),
+    ]
+    bench.submit(config("c"), "third ")
+    bench.workers.seen = 3
+    bench.until(6)
+    assert bench.told[-1] == ("third applied", 3, "")
+
+
+def test_who_is_told_of_a_refusal_may_publish_something_else_at_once(bench: Bench) -> None:
+    told: list[tuple[int, str]] = []
+
+    def applied(generation: int, reason: str) -> None:
+        told.append((generation, reason))
+        bench.submit(config("b"))
+
+    bench.workers.refused = 1
+    bench.publisher.submit(config("a"), lambda g, r: None, applied)
+    bench.until(1)
+    bench.workers.seen = 2
+    bench.until(2)
+    assert bench.told == [("accepted", 2, ""), ("applied", 2, "")]
+    assert [generation for generation, _ in told] == [0], "told once"
