@@ -163,7 +163,7 @@ def test_lengths_that_no_integer_holds_are_refused(length: bytes):
         assert up.connections == 0
 
 
-def test_a_request_without_a_host_is_redirected_and_logged():
+def test_a_request_without_a_host_has_nowhere_to_be_redirected_to_and_is_logged():
     config = direct(1)
     route = config["tables"][0]["virtual_hosts"][0]["routes"][0]
     del route["direct"]
@@ -171,7 +171,7 @@ def test_a_request_without_a_host_is_redirected_and_logged():
     with serving(config=config, log=True) as proxy:
         client = proxy.dial()
         client.send(b"GET / HTTP/1.0\r\n\r\n")
-        assert client.rest().startswith(b"HTTP/1.1 302 ")
+        assert client.rest().startswith(b"HTTP/1.1 400 ")
         assert wait_for(lambda: proxy.segment.log_records(10))[0]["authority"] == ""
 
 

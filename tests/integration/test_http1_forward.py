@@ -376,3 +376,45 @@ def test_upstream_fields_that_frame_are_never_operated_on():
     with serving(up, response_headers={"set": [["Content-Length", "99"]], "remove": ["Connection"]}) as proxy:
         status, fields, body = proxy.get()
         assert (status, fields["content-length"], body) == (200, "2", b"ok")
+
+
+def redirecting(**redirect: object) -> dict[str, object]:
+    config = simple_config(1)
+    route = config["tables"][0]["virtual_hosts"][0]["routes"][0]
+    del route["dests"]
+    route["redirect"] = {"code": 302, **redirect}
+    return config
+
+
+@pytest.mark.parametrize(
+    ("redirect", "target", "location"),
+    [
+        ({"path": "/new"}, "/old?q=1", "http://site:81/new?q=1"),
+        ({"authority": "other"}, "/a", "http://other/a"),
+        ({"scheme": "https"}, "/a", "https://site/a"),
+        ({"scheme": "https", "port": 8443}, "/a", "https://site:8443/a"),
+        ({"port": 80}, "/a", "http://site/a"),
+    ],
+)
+def test_redirects_point_where_the_route_says(redirect: dict[str, object], target: str, location: str):
+    with serving(config=redirecting(**redirect)) as proxy:
+        status, fields, _ = proxy.get(target, host="site:81")
+        assert (status, fields["location"]) == (302, location)
+
+
+def test_options_of_the_server_are_redirected_to_its_root():
+    with serving(config=redirecting(scheme="https")) as proxy:
+        client = proxy.dial()
+        client.send(b"OPTIONS * HTTP/1.1\r\nHost: site\r\n\r\n")
+        assert client.answer()[1]["location"] == "https://site/"
+
+
+def test_a_direct_response_is_made_here():
+    config = simple_config(1)
+    route = config["tables"][0]["virtual_hosts"][0]["routes"][0]
+    del route["dests"]
+    route["direct"] = {"status": 418, "body": b"teapot"}
+    with serving(config=config) as proxy:
+        status, fields, body = proxy.get()
+        assert (status, body, fields["server"]) == (418, b"teapot", "fastmesh")
+        assert proxy.counter("rq_direct") == 1

@@ -1,7 +1,7 @@
 """The life of an exchange (L3). See exchange.pxd."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastmesh._core.base.buf cimport block_free, block_free_all
-from fastmesh._core.base.err cimport FM_AGAIN, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_ENOROUTE, FM_OK
+from fastmesh._core.base.err cimport FM_AGAIN, FM_EHOST, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_ENOROUTE, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.sys cimport fm_clock_ns
 from fastmesh._core.base.timer cimport timer_del, timer_set
@@ -27,7 +27,7 @@ from fastmesh._core.shm.snapshot cimport (
     ACT_DIRECT, ACT_REDIRECT, L_GATEWAY, L_INBOUND, LF_HTTPS_REDIRECT, RO_CONNECT_FAILURE, RO_RESET_BEFORE_REQUEST, SNAP_NONE, SnapCluster,
     SnapEndpoint, snap_cluster, snap_str)
 from fastmesh._core.shm.stats cimport (
-    DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_SI, RF_UC, RF_UPE, RF_URX, RF_UT, SEC_NONE, ST_RQ_DC, ST_RQ_RETRY, ST_RQ_RETRY_REUSED,
+    DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_SI, RF_UC, RF_UPE, RF_URX, RF_UT, SEC_NONE, ST_POOL_FULL, ST_RQ_DC, ST_RQ_RETRY, ST_RQ_RETRY_REUSED,
     ST_RQ_TIMEOUT, ST_RQ_TOTAL, ST_RQ_UPGRADE, ST_RQ_UPSTREAM_TRUNCATED, stat_inc)
 
 
@@ -36,6 +36,7 @@ from fastmesh._core.shm.stats cimport (
 cdef Exchange *exchange_new(Worker *w, const DownOps *ops, H1s *down, const ListenerState *l) noexcept nogil:
     cdef Exchange *ex = <Exchange *>pool_get(&w.exchanges)
     if ex == NULL:
+        stat_inc(w.seg.stats, ST_POOL_FULL)
         return NULL
     ex.w = w
     ex.dops = ops
@@ -143,6 +144,9 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
         return
     if l.flags & LF_HTTPS_REDIRECT and ex.security == SEC_NONE:
         log_keep_request(ex, m)
+        if m.host.n == 0:        # HTTP/1.0 without Host: there is nowhere to point to
+            answer(ex, FM_EHOST)
+            return
         ex.flags |= XF_RESP_STARTED
         if respond_https(ex, m) != FM_OK:
             ex.dops.abort(ex)
@@ -156,6 +160,9 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     if rm.action.kind == ACT_DIRECT or rm.action.kind == ACT_REDIRECT:
         log_keep_request(ex, m)
         log_keep_route(ex, Slice(NULL, 0), snap_str(&w.snap, rm.route.name))
+        if rm.action.kind == ACT_REDIRECT and m.host.n == 0 and rm.action.redirect_host.n == 0:
+            answer(ex, FM_EHOST)
+            return
         rc = forward_keep_response_ops(ex, &rm)
         ex.flags |= XF_RESP_STARTED
         if rc == FM_OK:

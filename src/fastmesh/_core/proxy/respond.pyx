@@ -193,6 +193,11 @@ cdef uint32_t host_without_port(Slice host) noexcept nogil:
     return host.n
 
 
+cdef Slice path_of(const Msg *m) noexcept nogil:
+    # OPTIONS * names no path
+    return slice_of(b"/", 1) if m.path.n == 1 and m.path.p[0] == 42 else m.path
+
+
 cdef int respond_redirect(Exchange *ex, const Msg *m, const RouteMatch *rm) noexcept nogil:
     cdef Slice scheme = snap_str(&ex.w.snap, rm.action.redirect_scheme)
     cdef Slice host = snap_str(&ex.w.snap, rm.action.redirect_host)
@@ -211,7 +216,7 @@ cdef int respond_redirect(Exchange *ex, const Msg *m, const RouteMatch *rm) noex
     if rm.action.redirect_host.n == 0 and not keep_port:
         host.n = host_without_port(host)
     if path.n == 0:
-        path = m.path
+        path = path_of(m)
     elif rm.action.rewrite_op == RW_PREFIX:
         rest = slice_of(m.path.p + rm.prefix_n, m.path.n - rm.prefix_n)
     room = scheme.n + host.n + path.n + rest.n + m.query.n + 16
@@ -241,7 +246,8 @@ cdef int respond_redirect(Exchange *ex, const Msg *m, const RouteMatch *rm) noex
 
 cdef int respond_https(Exchange *ex, const Msg *m) noexcept nogil:
     cdef uint32_t hn = host_without_port(m.host)
-    cdef char *out = hbuf_take(ex.w, hn + m.path.n + m.query.n + 16)
+    cdef Slice path = path_of(m)
+    cdef char *out = hbuf_take(ex.w, hn + path.n + m.query.n + 16)
     cdef uint32_t n = 8
     if out == NULL:
         return FM_EHEAD
@@ -249,8 +255,8 @@ cdef int respond_https(Exchange *ex, const Msg *m) noexcept nogil:
     if hn:
         memcpy(out + n, m.host.p, hn)
     n += hn
-    memcpy(out + n, m.path.p, m.path.n)
-    n += m.path.n
+    memcpy(out + n, path.p, path.n)
+    n += path.n
     if m.query.n:
         out[n] = 63
         memcpy(out + n + 1, m.query.p, m.query.n)

@@ -11,7 +11,7 @@ from fastmesh._core.proxy.ctx cimport C_CONNECT, C_GONE, C_HEAD, C_IDLE, XF_IDEM
 from fastmesh._core.proxy.respond cimport RE_CONNECT, RE_OVERFLOW, RE_OVERLOAD, RE_UP_TLS
 from fastmesh._core.shm.snapshot cimport (
     CL_VERIFY_SAN, EP_TLS, SnapCluster, SnapEndpoint, SnapStr, snap_at, snap_str)
-from fastmesh._core.shm.stats cimport ST_UP_CX_FAIL, ST_UP_CX_REUSED, ST_UP_CX_TOTAL, stat_inc
+from fastmesh._core.shm.stats cimport ST_POOL_FULL, ST_UP_CX_FAIL, ST_UP_CX_REUSED, ST_UP_CX_TOTAL, stat_inc
 
 cdef enum:
     SANS_MOST = 64               # identities that one destination may run as
@@ -97,6 +97,7 @@ cdef int dial(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpPool
         peer.host.n = 0 if peer.verify_san else sni.n
     u = <H1c *>pool_get(&w.ups)
     if u == NULL:
+        stat_inc(w.seg.stats, ST_POOL_FULL)
         return RE_OVERLOAD
     u.w = w
     u.state = C_CONNECT
