@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from helpers.certs import Authority
 from helpers.net import wait_for
 from helpers.worker import Peer, Upstream, WorkerProxy, listening, serving, simple_config
 
@@ -415,6 +416,42 @@ def test_before_the_first_config_connections_wait():
     finally:
         proxy.close()
         up.close()
+
+
+def test_without_a_config_for_long_requests_are_refused_until_there_is_one():
+    up = Upstream()
+    proxy = WorkerProxy(None, {"config_wait_ms": 50})
+    try:
+        client = proxy.dial()
+        early = proxy.dial()
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        status, fields, body = client.answer()
+        assert (status, fields["connection"], body) == (503, "close", b"no configuration yet\n")
+        proxy.publish(simple_config(up.port))
+        early.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # who was accepted without a config is not routed by a later one
+        assert early.answer()[0] == 503
+        assert proxy.get()[0] == 200
+    finally:
+        proxy.close()
+        up.close()
+
+
+def test_a_plaintext_connection_does_not_outlive_permissive_mode():
+    up = Upstream()
+    leaf = Authority().spiffe()
+    config = simple_config(up.port)
+    config["listeners"][0].update(tls=["id"], tls_mode="permissive")
+    config["tls"] = [{"name": "id", "server": True, "cert": leaf.cert, "key": leaf.key}]
+    with serving(up, config=config) as proxy:
+        client = proxy.dial()
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.answer()[0] == 200
+        config["listeners"][0]["tls_mode"] = "strict"
+        proxy.publish(config)
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.rest() == b""
+        assert proxy.counter("tls_plaintext_refused") == 1
+        assert len(up.heads) == 1
 
 
 def test_a_new_config_takes_over_under_load_and_cuts_nothing():

@@ -35,6 +35,7 @@ cdef struct Options:             # limits that can be set (worker.pyx: OPTIONS h
     uint32_t stream_idle_timeout_ms
     uint32_t handshake_timeout_ms
     uint32_t drain_idle_ms
+    uint32_t config_wait_ms
     uint32_t accept_batch
 
 cdef struct ListenerState:
@@ -83,7 +84,7 @@ cdef struct Worker:
     Msg resp
     char *hbuf                   # header values made for the head at hand: HBUF_BYTES, reused for each head
     uint32_t hused
-    uint32_t listening           # a config is there: connections are accepted
+    uint32_t listening           # connections are accepted
     uint32_t draining
     uint64_t drain_deadline_ms
     uint64_t drain_idle_ms       # from when on idle connections are closed
@@ -92,6 +93,8 @@ cdef struct Worker:
     char date[32]                # "Mon, 23 Nov 2026 07:34:57 GMT"
     Source wake
     Timer drain_timer
+    Timer first_timer            # ends the wait for the first config
+    ListenerState unconfigured   # stands for a listener that no config speaks of: nothing that comes by it is ever routed
     const DownOps *h1_down
     const UpOps *h1_up
     const ConnOps *up_conn_ops

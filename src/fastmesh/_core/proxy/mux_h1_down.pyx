@@ -31,8 +31,8 @@ from fastmesh._core.proxy.ctx cimport (
 from fastmesh._core.proxy.exchange cimport (
     exchange_down_closed, exchange_down_idle, exchange_head, exchange_new, exchange_refuse, exchange_request_bad, exchange_request_data,
     exchange_request_end, exchange_wants_body)
-from fastmesh._core.proxy.respond cimport RE_HEAD_TIMEOUT, RE_OVERLOAD
-from fastmesh._core.shm.snapshot cimport TLS_DISABLE, TLS_STRICT
+from fastmesh._core.proxy.respond cimport RE_HEAD_TIMEOUT, RE_NO_CONFIG, RE_OVERLOAD
+from fastmesh._core.shm.snapshot cimport SNAP_NONE, TLS_DISABLE, TLS_STRICT
 from fastmesh._core.shm.stats cimport (
     SEC_MTLS, SEC_NONE, SEC_TLS, ST_BYTES_RX, ST_BYTES_TX, ST_CX_CLOSED, ST_CX_OVERFLOW, ST_CX_TOTAL, ST_PAUSES, ST_TLS_ACCEPT,
     ST_TLS_ACCEPT_FAIL, ST_TLS_ACCEPT_RESUMED, ST_TLS_PEER_CERT, ST_TLS_PEER_IDENTITY, ST_TLS_PLAINTEXT_REFUSED, peer_intern, stat_add,
@@ -75,6 +75,9 @@ cdef void h1s_accept(Worker *w, ListenerState *l, int fd, const Addr *peer) noex
         close(fd)
         return
     s.w = w
+    # accepted without a config: it cannot become a client of one that may want TLS
+    if l.table == SNAP_NONE:
+        l = &w.unconfigured
     s.listener = l
     s.conn = conn_accept(&w.r, fd, peer, l.tls, l.ntls if l.tls_mode != TLS_DISABLE else 0, l.tls_mode == TLS_STRICT, w.down_conn_ops, s)
     if s.conn == NULL:
@@ -282,6 +285,14 @@ cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
         return -1
     if overload:
         s_refuse(s, RE_OVERLOAD)
+        return -1
+    if s.listener.table == SNAP_NONE:
+        s_refuse(s, RE_NO_CONFIG)
+        return -1
+    if s.security == SEC_NONE and s.listener.tls_mode == TLS_STRICT:
+        # the listener was PERMISSIVE when this connection came: no request is taken in plaintext any more
+        stat_inc(w.seg.stats, ST_TLS_PLAINTEXT_REFUSED)
+        s_close(s)
         return -1
     ex = exchange_new(w, w.h1_down, s, s.listener)
     if ex == NULL:

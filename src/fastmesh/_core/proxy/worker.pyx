@@ -39,6 +39,7 @@ OPTIONS = {
     "stream_idle_timeout_ms": (300000, "an exchange on which nothing moves (Envoy: 5 m)"),
     "handshake_timeout_ms": (15000, "TLS handshake, and the first byte of a connection"),
     "drain_idle_ms": (500, "how long idle connections stay when draining, for requests that are on their way"),
+    "config_wait_ms": (4000, "how long connections wait for the first config; then they get 503"),
     "accept_batch": (64, "connections accepted before others are served again"),
 }
 
@@ -125,6 +126,20 @@ cdef void take_listener(Worker *w, ListenerState *l, const Snap *s) noexcept nog
     l.ntls = n
 
 
+cdef void listen_now(Worker *w) noexcept nogil:
+    # What comes before the first config waits in the queues, so that a proxy that starts costs nobody an error; but not for ever.
+    cdef uint32_t i
+    if w.listening:
+        return
+    w.listening = 1
+    for i in range(w.nlisteners):
+        reactor_add(&w.r, &w.listeners[i].src, EPOLLIN)
+
+
+cdef void no_config_yet(void *arg, uint64_t now_ms) noexcept nogil:
+    listen_now(<Worker *>arg)
+
+
 cdef void take_config(Worker *w) noexcept nogil:
     cdef Snap s
     cdef uint64_t gen = snap_current(&w.seg, &s)
@@ -141,11 +156,7 @@ cdef void take_config(Worker *w) noexcept nogil:
     w.snap = s
     for i in range(w.nlisteners):
         take_listener(w, &w.listeners[i], &s)
-    if not w.listening:
-        # what came before the first config waits in the queues: nobody is answered by a proxy that knows nothing yet
-        w.listening = 1
-        for i in range(w.nlisteners):
-            reactor_add(&w.r, &w.listeners[i].src, EPOLLIN)
+    listen_now(w)
     upstream_sweep(w)
     stat_inc(w.seg.stats, ST_SNAP_SWITCH)
     fm_store_release(&w.seg.slot.seen_gen, gen)
@@ -264,6 +275,8 @@ cdef int worker_run(Worker *w) noexcept nogil:
     w.r.turn_begin = turn_begin
     w.r.turn_end = turn_end
     take_config(w)
+    if not w.listening:
+        timer_set(&w.r.wheel, &w.first_timer, w.r.now_ms + w.opt.config_wait_ms)
     fm_store_release32(&w.seg.slot.state, W_SERVING)
     reactor_run(&w.r)
     fm_store_release32(&w.seg.slot.state, W_GONE)
@@ -315,6 +328,7 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
     w.opt.stream_idle_timeout_ms = <uint32_t>option(options, "stream_idle_timeout_ms")
     w.opt.handshake_timeout_ms = <uint32_t>option(options, "handshake_timeout_ms")
     w.opt.drain_idle_ms = <uint32_t>option(options, "drain_idle_ms")
+    w.opt.config_wait_ms = <uint32_t>option(options, "config_wait_ms")
     w.opt.accept_batch = <uint32_t>option(options, "accept_batch")
     # one connection more for each exchange: its upstream
     if reactor_init(&w.r, w.opt.max_memory, w.opt.max_connections + w.opt.max_exchanges, sizeof(Conn)) != FM_OK:
@@ -333,6 +347,10 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
     h1s_init(w)
     h1c_init(w)
     w.drain_timer.fn = drain_tick
+    w.first_timer.fn = no_config_yet
+    w.first_timer.arg = w
+    w.unconfigured.w = w
+    w.unconfigured.table = SNAP_NONE
     w.wake.fn = on_wake
     w.wake.fd = w.seg.wake_fd
     for name, fd in listeners:
