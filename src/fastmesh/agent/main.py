@@ -11,6 +11,7 @@ import gc
 import os
 import time
 
+from fastmesh._core.shm.segment import trim_memory
 from fastmesh.agent.admin import PLAIN, Admin
 from fastmesh.agent.dns import Resolver
 from fastmesh.agent.loop import Loop
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 ORDER_STOP = 2
 STATE_SERVING = 2
+# By then the modules are imported and the first config is published.
+TRIM_SECONDS = 2.0
 
 
 class Agent:
@@ -86,6 +89,7 @@ class Agent:
             self.sidecar.start()
         # The arbiter froze and stopped its collector before the fork; here objects come and go.
         gc.enable()
+        self.loop.call_later(TRIM_SECONDS, trim_memory)
         self.loop.run()
         if self.access_log is not None:
             self.access_log.flush()

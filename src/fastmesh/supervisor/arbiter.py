@@ -367,6 +367,9 @@ class Arbiter:
             self._announced = True
             ports = " ".join(f"{name}={address}:{port}" for name, address, port in self.crew.sets.listeners)
             self.log.info(f"serving {ports}", workers=len(self.crew.slots))
+            from fastmesh._core.shm.segment import trim_memory
+
+            trim_memory()  # what only the start needed
         if self.phase == SERVING and self._reload_wanted and not self._busy():
             self._reload()
         if self.phase == SAYING_GOODBYE and self._goodbye_deadline <= now:

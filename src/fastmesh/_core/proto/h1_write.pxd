@@ -6,7 +6,7 @@ no CR, LF or NUL.
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 from fastmesh._core.base.view cimport Slice
-from fastmesh._core.proto.msg cimport Msg
+from fastmesh._core.proto.msg cimport Hdr, Msg
 
 cdef struct Out:
     char *p                    # next byte to write
@@ -58,6 +58,11 @@ cdef void h1_write_request_line(Out *o, const Msg *m, Slice target) noexcept nog
 
 cdef void h1_write_status_line(Out *o, int status, Slice reason) noexcept nogil
 """`HTTP/1.1 NNN reason CRLF`; an empty reason is replaced by the registered phrase."""
+
+cdef uint32_t h1_last_chunk_size(const Hdr *trailers, int n) noexcept nogil
+"""Bytes that h1_write_last_chunk writes."""
+cdef void h1_write_last_chunk(Out *o, const Hdr *trailers, int n) noexcept nogil
+"""`0 CRLF`, the trailer section, the empty line."""
 
 cdef const char *h1_reason(int status) noexcept nogil
 """The registered reason phrase (RFC 9110 section 15), or "" for an unknown status."""

@@ -91,6 +91,22 @@ cdef void h1_write_status_line(Out *o, int status, Slice reason) noexcept nogil:
     out_bytes(o, b"\r\n", 2)
 
 
+cdef uint32_t h1_last_chunk_size(const Hdr *trailers, int n) noexcept nogil:
+    cdef uint32_t size = 5
+    cdef int i
+    for i in range(n):
+        size += trailers[i].name_n + trailers[i].value_n + 4
+    return size
+
+
+cdef void h1_write_last_chunk(Out *o, const Hdr *trailers, int n) noexcept nogil:
+    cdef int i
+    out_bytes(o, b"0\r\n", 3)
+    for i in range(n):
+        out_field(o, trailers[i].name, trailers[i].name_n, trailers[i].value, trailers[i].value_n)
+    out_bytes(o, b"\r\n", 2)
+
+
 cdef const char *h1_reason(int status) noexcept nogil:
     if status == 100: return "Continue"
     elif status == 101: return "Switching Protocols"

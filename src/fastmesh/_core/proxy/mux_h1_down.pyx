@@ -22,7 +22,7 @@ from fastmesh._core.net.tls cimport tls_has_peer_cert, tls_peer_id, tls_resumed
 from fastmesh._core.proto.h1_body cimport h1_body_feed, h1_body_init, h1_body_request, h1_body_trailers
 from fastmesh._core.proto.h1_head cimport h1_request_head
 from fastmesh._core.proto.h1_write cimport (
-    Out, h1_write_fields, h1_write_status_line, out_bytes, out_field, out_hex, out_of)
+    Out, h1_last_chunk_size, h1_write_fields, h1_write_last_chunk, h1_write_status_line, out_bytes, out_hex, out_of)
 from fastmesh._core.proto.msg cimport (
     BODY_CHUNKED, BODY_CLOSE, BODY_LENGTH, BODY_NONE, BODY_TUNNEL, M_HEAD, MF_CLOSE, MSG_MAX_HEAD, MSG_MAX_HEADERS, Hdr, Msg)
 from fastmesh._core.proxy.ctx cimport (
@@ -45,7 +45,6 @@ cdef enum:
 
 cdef ConnOps CONN_OPS
 cdef DownOps DOWN_OPS
-
 
 cdef void h1s_init(Worker *w) noexcept nogil:
     CONN_OPS.ready = s_ready
@@ -75,10 +74,9 @@ cdef void h1s_accept(Worker *w, ListenerState *l, int fd, const Addr *peer) noex
         close(fd)
         return
     s.w = w
-    # accepted without a config: it cannot become a client of one that may want TLS
-    if l.table == SNAP_NONE:
-        l = &w.unconfigured
-    s.listener = l
+    # what is accepted without a config cannot become a client of one that may want TLS
+    s.listener = l if l.table != SNAP_NONE else &w.unconfigured
+    l = s.listener
     s.conn = conn_accept(&w.r, fd, peer, l.tls, l.ntls if l.tls_mode != TLS_DISABLE else 0, l.tls_mode == TLS_STRICT, w.down_conn_ops, s)
     if s.conn == NULL:
         stat_inc(w.seg.stats, ST_CX_OVERFLOW)
@@ -289,8 +287,7 @@ cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
     if s.listener.table == SNAP_NONE:
         s_refuse(s, RE_NO_CONFIG)
         return -1
-    if s.security == SEC_NONE and s.listener.tls_mode == TLS_STRICT:
-        # the listener was PERMISSIVE when this connection came: no request is taken in plaintext any more
+    if s.security == SEC_NONE and s.listener.tls_mode == TLS_STRICT:  # it came while the listener was PERMISSIVE
         stat_inc(w.seg.stats, ST_TLS_PLAINTEXT_REFUSED)
         s_close(s)
         return -1
@@ -523,21 +520,13 @@ cdef int d_data(Exchange *ex, const Slice *v, int n) noexcept nogil:
     return FM_OK
 
 
-cdef int write_trailers(Conn *c, const Hdr *t, int n) noexcept nogil:
-    cdef uint32_t need = 8
-    cdef char *p
-    cdef Out o
-    cdef int i
-    for i in range(n):
-        need += t[i].name_n + t[i].value_n + 4
-    p = conn_make(c, need)
+cdef int put_last_chunk(Conn *c, const Hdr *t, int n) noexcept nogil:
+    cdef uint32_t need = h1_last_chunk_size(t, n)
+    cdef char *p = conn_make(c, need)
+    cdef Out o = out_of(p, need)
     if p == NULL:
         return FM_ENOMEM
-    o = out_of(p, need)
-    out_bytes(&o, b"0\r\n", 3)
-    for i in range(n):
-        out_field(&o, t[i].name, t[i].name_n, t[i].value, t[i].value_n)
-    out_bytes(&o, b"\r\n", 2)
+    h1_write_last_chunk(&o, t, n)
     conn_made(c, <uint32_t>(o.p - p))
     return FM_OK
 
@@ -551,7 +540,7 @@ cdef int d_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
     c = s.conn
     s.ex = NULL
     if s.out == OUT_CHUNKED and not s.head_only:
-        write_trailers(c, trailers, n)
+        put_last_chunk(c, trailers, n)
     conn_flush(c)
     s_bytes(s)
     if s.out == OUT_LENGTH and s.out_left != 0:

@@ -16,7 +16,7 @@ from fastmesh._core.proto.h1_body cimport (
     h1_body_eof, h1_body_feed, h1_body_init, h1_body_response, h1_body_trailers)
 from fastmesh._core.proto.h1_head cimport h1_response_head
 from fastmesh._core.proto.h1_write cimport (
-    Out, h1_write_fields, h1_write_request_line, out_bytes, out_field, out_hex, out_of)
+    Out, h1_last_chunk_size, h1_write_fields, h1_write_last_chunk, h1_write_request_line, out_bytes, out_hex, out_of)
 from fastmesh._core.proto.msg cimport (
     BODY_CLOSE, BODY_NONE, BODY_TUNNEL, MF_CLOSE, MF_TE_TRAILERS, MSG_MAX_HEAD, MSG_MAX_HEADERS, Hdr, Msg)
 from fastmesh._core.proxy.ctx cimport (
@@ -180,22 +180,16 @@ cdef int x_data(Exchange *ex, const Slice *v, int n) noexcept nogil:
 
 cdef int x_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
     cdef H1c *u = ex.up
-    cdef uint32_t need = 8
+    cdef uint32_t need = h1_last_chunk_size(trailers, n)
     cdef char *p
     cdef Out o
-    cdef int i
     if not ex.flags & XF_CHUNKED_REQ or ex.flags & XF_TUNNEL:
         return FM_OK
-    for i in range(n):
-        need += trailers[i].name_n + trailers[i].value_n + 4
     p = conn_make(u.conn, need)
     if p == NULL:
         return FM_ENOMEM
     o = out_of(p, need)
-    out_bytes(&o, b"0\r\n", 3)
-    for i in range(n):
-        out_field(&o, trailers[i].name, trailers[i].name_n, trailers[i].value, trailers[i].value_n)
-    out_bytes(&o, b"\r\n", 2)
+    h1_write_last_chunk(&o, trailers, n)
     if ex.flags & XF_REPLAYABLE and keep_request(ex, p, o.p - p) != FM_OK:
         ex.flags &= ~<uint32_t>XF_REPLAYABLE
     conn_made(u.conn, <uint32_t>(o.p - p))

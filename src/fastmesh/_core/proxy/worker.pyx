@@ -11,6 +11,7 @@ from fastmesh._core.base.sys cimport (
     EAGAIN, ECONNABORTED, EINTR, EPOLLIN, PR_SET_NAME, PR_SET_PDEATHSIG, SIGKILL, block_signals, close, fm_errno, fm_load_acquire32, fm_store_release,
     fm_store_release32, getrandom, prctl, read, time_gmt)
 from fastmesh._core.base.timer cimport timer_set
+from fastmesh._core.base.trim cimport fm_trim_files
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport Conn, conn_reap
 from fastmesh._core.net.reactor cimport Reactor, Source, reactor_add, reactor_del, reactor_end, reactor_init, reactor_run, reactor_task
@@ -156,6 +157,8 @@ cdef void take_config(Worker *w) noexcept nogil:
     w.snap = s
     for i in range(w.nlisteners):
         take_listener(w, &w.listeners[i], &s)
+    if not w.listening:
+        fm_trim_files()          # once, before anybody is served: what making the TLS contexts needed
     listen_now(w)
     upstream_sweep(w)
     stat_inc(w.seg.stats, ST_SNAP_SWITCH)

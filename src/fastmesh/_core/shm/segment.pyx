@@ -9,6 +9,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from fastmesh._core.base.err cimport FM_ENOMEM, FM_OK
+from fastmesh._core.base.trim cimport fm_trim_files
 from fastmesh._core.base.sys cimport (
     AF_INET, AF_INET6, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FM_STATIC_ASSERT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE,
     fallocate, fm_errno, fm_fence, fm_load_acquire, fm_load_acquire32, fm_load_relaxed, fm_load_relaxed32, fm_store_release,
@@ -136,6 +137,11 @@ cdef dict log_dict(const char *p, uint32_t n):
     for i in range(i if at > n else LOG_STRS, LOG_STRS):
         d[LOG_STRINGS[i]] = ""
     return d
+
+
+def trim_memory() -> int:
+    """Give back file pages (code, constants) that only the start needed; bytes of the mappings. They come back as they are used."""
+    return fm_trim_files()
 
 
 cdef class Segment:
