@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 ORDER_STOP = 2
 STATE_SERVING = 2
-# By then the modules are imported and the first config is published.
-TRIM_SECONDS = 2.0
+# After the first config is served: acknowledging it and the first scrape need a little more.
+TRIM_SECONDS = 0.2
 
 
 class Agent:
@@ -54,6 +54,7 @@ class Agent:
         self.access_log: AccessLog | None = None
         self.sidecar: Sidecar | None = None
         self._desired: Config | None = None  # as compiled, before names were resolved
+        self._trimmed = False
         self._certificates: tuple[object, list[dict[str, Any]]] = (None, [])
         if spec["access_log"] != "off":
             from fastmesh.agent.accesslog import AccessLog
@@ -89,7 +90,6 @@ class Agent:
             self.sidecar.start()
         # The arbiter froze and stopped its collector before the fork; here objects come and go.
         gc.enable()
-        self.loop.call_later(TRIM_SECONDS, trim_memory)
         self.loop.run()
         if self.access_log is not None:
             self.access_log.flush()
@@ -162,7 +162,17 @@ class Agent:
                     self.resolver.substitute(before)  # its names are the ones to keep resolving
             accepted(generation, reason)
 
-        self.publisher.submit(self.resolver.substitute(config), taken, applied)
+        def served(generation: int, reason: str) -> None:
+            applied(generation, reason)
+            self._trim()
+
+        self.publisher.submit(self.resolver.substitute(config), taken, served)
+
+    def _trim(self) -> None:
+        """Once, when the first config is served: give back what only the start needed."""
+        if not self._trimmed:
+            self._trimmed = True
+            self.loop.call_later(TRIM_SECONDS, trim_memory)
 
     def _addresses_changed(self) -> None:
         if self._desired is not None:
