@@ -24,6 +24,7 @@ TLS_VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
 FAMILIES = {4: AF_INET, 6: AF_INET6}
 HTTPS_REDIRECT = 1
 VERIFY_SAN = 2
+PROTOCOL = {"http1": 0, "h2": 4, "as_client": 8}  # CL_H2, CL_AS_CLIENT
 ENDPOINT_TLS = 1
 TLS_SERVER, TLS_VERIFY, TLS_TICKETS = 1, 2, 4
 CONNECT_TIMEOUT_MS = 10_000  # Istio's defaults
@@ -184,7 +185,7 @@ def pack_cluster(
         service=cluster.get("service", ""),
         endpoints=run(pack_endpoints(packer, cluster, cells, path)),
         lb=choose(LB, cluster.get("lb", "LEAST_REQUEST"), f"{path}.lb"),
-        flags=flags,
+        flags=flags | choose(PROTOCOL, cluster.get("protocol", "http1"), f"{path}.protocol"),
         **{
             name: uint(cluster.get(name, default), f"{path}.{name}")
             for name, default in (
@@ -192,6 +193,7 @@ def pack_cluster(
                 ("idle_timeout_ms", IDLE_TIMEOUT_MS),
                 ("max_requests_per_connection", 0),
                 ("max_connections", 0),
+                ("max_streams", 0),
             )
         },
         tls=context,

@@ -44,6 +44,9 @@ RETRY_ON = {
     "retriable-4xx": 64,
     "unavailable": 128,
     "cancelled": 256,
+    "deadline-exceeded": 512,
+    "internal": 1024,
+    "resource-exhausted": 2048,
 }
 # Header names with an id, in the order of H_* in proto/msg.pxd (H_NONE is 0).
 HEADER_NAMES = (
@@ -79,6 +82,15 @@ HEADER_NAMES = (
     "date",
     "location",
     "http2-settings",
+    "content-type",
+    "set-cookie",
+    "grpc-timeout",
+    "grpc-status",
+    "grpc-message",
+    "sec-websocket-key",
+    "sec-websocket-accept",
+    "sec-websocket-version",
+    "x-fastmesh-h1",
 )
 HEADER_IDS = {name: i for i, name in enumerate(HEADER_NAMES, start=1)}
 

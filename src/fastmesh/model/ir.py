@@ -128,6 +128,8 @@ class Cluster(TypedDict):
     idle_timeout_ms: NotRequired[int]  # 3600000 (Istio)
     max_requests_per_connection: NotRequired[int]  # 0: no limit
     max_connections: NotRequired[int]  # 0: no limit; per worker
+    max_streams: NotRequired[int]  # of one HTTP/2 connection; 0: what the peer allows
+    protocol: NotRequired[Literal["http1", "h2", "as_client"]]  # http1; of endpoints without TLS: with TLS, ALPN decides
     dns: NotRequired[bool]  # endpoints carry host names
     tls: NotRequired[ClusterTls]
     endpoints: list[Endpoint]

@@ -2,8 +2,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef enum:
-    BUF_CLASSES = 4            # 4, 16, 64, 256 KiB
-    BUF_KEEP = 64              # free blocks kept of the smallest class; 8, 4 and 2 of the larger ones
+    BUF_CLASSES = 5            # 1, 4, 16, 64, 256 KiB
+    BUF_KEEP = 64              # free blocks kept of the two smallest classes each; 8, 4 and 2 of the larger ones
 
 cdef struct Block:
     Block *next
@@ -17,8 +17,8 @@ cdef struct BufPool:
     uint64_t cap               # most bytes held at once: above it new work is refused
     uint64_t kept              # bytes in free blocks
     uint32_t live
-    Block *free[4]
-    uint32_t nfree[4]
+    Block *free[5]
+    uint32_t nfree[5]
 
 cdef inline char *block_data(Block *b) noexcept nogil:
     return <char *>(b + 1)

@@ -6,7 +6,7 @@ from fastmesh._core.base.sys cimport fm_poison, fm_unpoison
 
 
 cdef inline uint32_t class_bytes(uint32_t cls) noexcept nogil:
-    return <uint32_t>4096 << (2 * cls)
+    return <uint32_t>1024 << (2 * cls)
 
 
 cdef void buf_init(BufPool *p, uint64_t cap) noexcept nogil:
@@ -50,7 +50,7 @@ cdef void block_free(BufPool *p, Block *b) noexcept nogil:
     size = class_bytes(b.cls)
     p.held -= size
     p.live -= 1
-    if p.nfree[b.cls] < (BUF_KEEP if b.cls == 0 else BUF_KEEP // (4 << b.cls)):
+    if p.nfree[b.cls] < (BUF_KEEP if b.cls < 2 else BUF_KEEP // (2 << b.cls)):
         b.next = p.free[b.cls]
         p.free[b.cls] = b
         p.nfree[b.cls] += 1

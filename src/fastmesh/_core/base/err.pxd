@@ -23,6 +23,8 @@ cdef enum:
     FM_ECHUNK = -28        # bad chunk size, extension or ending
     FM_ETRAILER = -29      # a trailer that must not be one, or too large
     FM_EEXPECT = -30       # 417 an expectation other than 100-continue
+    FM_EHPACK = -31        # HTTP/2: a header block that cannot be decoded (the connection ends: COMPRESSION_ERROR)
+    FM_EH2 = -32           # HTTP/2: an error of the connection; GOAWAY has been written
     # TLS (net/tls*)
     FM_ETLS = -40          # handshake or record failure
     FM_ETLS_CERT = -41     # the peer's certificate does not verify

@@ -92,18 +92,24 @@ cdef extern from *:
             if (FM_EQ8I(s + 0, "tracesta") && FM_EQ8I(s + 2, "acestate")) return 19;
             if (FM_EQ8I(s + 0, "x-b3-fla") && FM_EQ8I(s + 2, "b3-flags")) return 25;
             if (FM_EQ8I(s + 0, "user-age") && FM_EQ8I(s + 2, "er-agent")) return 26;
+            if (FM_EQ8I(s + 0, "set-cook") && FM_EQ8I(s + 2, "t-cookie")) return 34;
             return 0;
         case 11:
             if (FM_EQ8I(s + 0, "tracepar") && FM_EQ8I(s + 3, "ceparent")) return 18;
             if (FM_EQ8I(s + 0, "x-b3-spa") && FM_EQ8I(s + 3, "3-spanid")) return 22;
+            if (FM_EQ8I(s + 0, "grpc-sta") && FM_EQ8I(s + 3, "c-status")) return 36;
             return 0;
         case 12:
             if (FM_EQ8I(s + 0, "x-reques") && FM_EQ8I(s + 4, "quest-id")) return 13;
             if (FM_EQ8I(s + 0, "x-b3-tra") && FM_EQ8I(s + 4, "-traceid")) return 21;
             if (FM_EQ8I(s + 0, "x-b3-sam") && FM_EQ8I(s + 4, "-sampled")) return 24;
+            if (FM_EQ8I(s + 0, "content-") && FM_EQ8I(s + 4, "ent-type")) return 33;
+            if (FM_EQ8I(s + 0, "grpc-tim") && FM_EQ8I(s + 4, "-timeout")) return 35;
+            if (FM_EQ8I(s + 0, "grpc-mes") && FM_EQ8I(s + 4, "-message")) return 37;
             return 0;
         case 13:
             if (FM_EQ8I(s + 0, "authoriz") && FM_EQ8I(s + 5, "rization")) return 28;
+            if (FM_EQ8I(s + 0, "x-fastme") && FM_EQ8I(s + 5, "tmesh-h1")) return 41;
             return 0;
         case 14:
             if (FM_EQ8I(s + 0, "content-") && FM_EQ8I(s + 6, "t-length")) return 2;
@@ -119,12 +125,19 @@ cdef extern from *:
             if (FM_EQ8I(s + 0, "transfer") && FM_EQ8I(s + 8, "-encodin") && FM_EQ8I(s + 9, "encoding")) return 3;
             if (FM_EQ8I(s + 0, "x-forwar") && FM_EQ8I(s + 8, "ded-prot") && FM_EQ8I(s + 9, "ed-proto")) return 15;
             if (FM_EQ8I(s + 0, "x-b3-par") && FM_EQ8I(s + 8, "entspani") && FM_EQ8I(s + 9, "ntspanid")) return 23;
+            if (FM_EQ8I(s + 0, "sec-webs") && FM_EQ8I(s + 8, "ocket-ke") && FM_EQ8I(s + 9, "cket-key")) return 38;
             return 0;
         case 18:
             if (FM_EQ8I(s + 0, "proxy-au") && FM_EQ8I(s + 8, "thentica") && FM_EQ8I(s + 10, "enticate")) return 12;
             return 0;
         case 19:
             if (FM_EQ8I(s + 0, "proxy-au") && FM_EQ8I(s + 8, "thorizat") && FM_EQ8I(s + 11, "rization")) return 11;
+            return 0;
+        case 20:
+            if (FM_EQ8I(s + 0, "sec-webs") && FM_EQ8I(s + 8, "ocket-ac") && FM_EQ8I(s + 12, "t-accept")) return 39;
+            return 0;
+        case 21:
+            if (FM_EQ8I(s + 0, "sec-webs") && FM_EQ8I(s + 8, "ocket-ve") && FM_EQ8I(s + 13, "-version")) return 40;
             return 0;
         case 23:
             if (FM_EQ8I(s + 0, "x-forwar") && FM_EQ8I(s + 8, "ded-clie") && FM_EQ8I(s + 15, "ent-cert")) return 16;

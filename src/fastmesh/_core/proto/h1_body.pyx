@@ -12,12 +12,8 @@ from fastmesh._core.proto.gen_tables cimport CC_QDTEXT, CC_TOKEN, fm_cc
 from fastmesh._core.proto.h1_head cimport H1_END, h1_field_line, h1_worth_parsing
 from fastmesh._core.proto.lists cimport slice_is
 from fastmesh._core.proto.msg cimport (
-    BODY_CHUNKED, BODY_CLOSE, BODY_LENGTH, BODY_NONE, BODY_TUNNEL, H_AUTHORIZATION, H_CONNECTION, H_CONTENT_LENGTH,
-    H_COOKIE, H_EXPECT, H_HOST, H_HTTP2_SETTINGS, H_KEEP_ALIVE, H_LOCATION, H_NONE, H_PROXY_AUTHENTICATE,
-    H_PROXY_AUTHORIZATION, H_PROXY_CONNECTION, H_TE, H_TRAILER, H_TRANSFER_ENCODING, H_UPGRADE, H_X_FORWARDED_CLIENT_CERT,
-    H_X_FORWARDED_FOR, H_X_FORWARDED_PROTO, H_X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, M_CONNECT, M_HEAD, MF_CHUNKED, MSG_MAX_CHUNK_LINE,
-    MSG_MAX_HEADERS, MSG_MAX_TRAILERS, Hdr, Msg, hdr_id_loose,
-)
+    BODY_CHUNKED, BODY_CLOSE, BODY_LENGTH, BODY_NONE, BODY_TUNNEL, M_CONNECT, M_HEAD, MF_CHUNKED, MSG_MAX_CHUNK_LINE, MSG_MAX_HEADERS, MSG_MAX_TRAILERS, Hdr, Msg)
+from fastmesh._core.proto.hygiene cimport trailer_forbidden
 
 cdef enum:
     MAX_SIZE_BITS = 62         # of a chunk and of a body: every sum then stays far inside int64
@@ -184,25 +180,6 @@ cdef int feed_size_line(H1Body *b, View *v) noexcept nogil:
 
 
 # --- trailers ---------------------------------------------------------------------------------------------------------
-
-cdef bint named(const Hdr *h, const char *lower, uint32_t n) noexcept nogil:
-    return slice_is(slice_of(h.name, h.name_n), lower, n)
-
-
-cdef bint trailer_forbidden(const Hdr *h) noexcept nogil:
-    """RFC 9110 6.5.1: what frames, routes, authenticates, or says how to read the content; and what a hop vouches for."""
-    cdef int k = hdr_id_loose(h.name, h.name_n)
-    if k != H_NONE:
-        return (k == H_HOST or k == H_CONTENT_LENGTH or k == H_TRANSFER_ENCODING or k == H_CONNECTION or k == H_KEEP_ALIVE
-                or k == H_PROXY_CONNECTION or k == H_TE or k == H_TRAILER or k == H_UPGRADE or k == H_EXPECT
-                or k == H_AUTHORIZATION or k == H_PROXY_AUTHORIZATION or k == H_PROXY_AUTHENTICATE or k == H_COOKIE
-                or k == H_HTTP2_SETTINGS or k == H_LOCATION or k == H_X_FORWARDED_FOR or k == H_X_FORWARDED_PROTO
-                or k == H_X_FORWARDED_CLIENT_CERT or k == H_X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)
-    return (named(h, "set-cookie", 10) or named(h, "www-authenticate", 16) or named(h, "content-type", 12)
-            or named(h, "content-encoding", 16) or named(h, "content-range", 13) or named(h, "cache-control", 13)
-            or named(h, "max-forwards", 12) or named(h, "range", 5) or named(h, "forwarded", 9)
-            or named(h, "x-forwarded-host", 16) or named(h, "pragma", 6))
-
 
 cdef int trailer_section(const char *p, uint32_t n, Hdr *out, int maxout, uint32_t *used) noexcept nogil:
     """Count of the fields and *used, FM_AGAIN when the section has no end yet, or FM_ETRAILER. out may be NULL."""

@@ -59,10 +59,28 @@ cdef enum:  # Hdr.id: header names that some code asks for; H_NONE is any other
     H_DATE
     H_LOCATION
     H_HTTP2_SETTINGS
+    H_CONTENT_TYPE
+    H_SET_COOKIE
+    H_GRPC_TIMEOUT
+    H_GRPC_STATUS
+    H_GRPC_MESSAGE
+    H_SEC_WEBSOCKET_KEY
+    H_SEC_WEBSOCKET_ACCEPT
+    H_SEC_WEBSOCKET_VERSION
+    H_X_FASTMESH_H1            # on the mesh link only: what HTTP/2 does not say of an HTTP/1 head (proto/h2_case)
     H_N                        # must be last
+
+cdef enum:  # Hdr.id of HTTP/2's pseudo fields, while a head is decoded; never in a Msg
+    HP_AUTHORITY = 128
+    HP_METHOD
+    HP_PATH
+    HP_SCHEME
+    HP_STATUS
+    HP_PROTOCOL
 
 cdef enum:  # Hdr.flags
     HF_DROP = 1                # hop-by-hop or removed by policy: writers leave it out
+    HF_NEVER = 2               # came as a never-indexed literal (RFC 7541 6.2.3) and leaves as one
 
 cdef struct Hdr:
     const char *name
@@ -82,7 +100,8 @@ cdef enum:  # Msg.flags, set by the head parser from the head alone
     MF_EXPECT_100 = 64
     MF_CHUNKED = 128           # Transfer-Encoding: chunked, and nothing else
     MF_TE_TRAILERS = 256       # TE: trailers was said
-    MF_HTTPS = 512             # absolute form with https
+    MF_HTTPS = 512             # absolute form with https; :scheme https
+    MF_PROTOCOL = 1024         # extended CONNECT (RFC 8441): Msg.protocol is set
 
 cdef enum:  # Msg.body: how the body's end is found (RFC 9112 section 6.3)
     BODY_NONE = 0
@@ -95,7 +114,7 @@ cdef struct Msg:
     uint32_t head_n            # bytes of the head, its empty line included
     uint16_t flags             # MF_*
     uint8_t method             # M_*, requests
-    uint8_t minor              # HTTP/1.minor: 0 or 1
+    uint8_t minor              # HTTP/1.minor: 0 or 1; 2: HTTP/2
     uint16_t status            # responses
     uint8_t body               # BODY_*, set by h1_body_request / h1_body_response
     uint8_t reserved
@@ -106,6 +125,7 @@ cdef struct Msg:
     Slice query                # without '?'
     Slice host                 # authority without userinfo, port included: from an absolute target, else Host
     Slice reason               # responses
+    Slice protocol             # extended CONNECT: what is to be spoken, e.g. "websocket"
     uint32_t nhdr
     Hdr hdr[MSG_CAP_HEADERS]
 
@@ -123,3 +143,12 @@ cdef int hdr_id_loose(const char *name, uint32_t n) noexcept nogil
 
 cdef int method_id(const char *name, uint32_t n) noexcept nogil
 """M_* of a method token (case-sensitive, RFC 9110 9.1)."""
+
+cdef uint32_t msg_kept_size(const Msg *m) noexcept nogil
+"""Bytes that msg_keep needs."""
+
+cdef uint32_t msg_keep(const Msg *m, char *p) noexcept nogil
+"""A head in a form that outlives the buffer it was parsed from: dropped fields left out. Bytes written (msg_kept_size)."""
+
+cdef void msg_load(Msg *m, const char *p) noexcept nogil
+"""What msg_keep wrote at p (8-byte aligned): m's slices point into p."""

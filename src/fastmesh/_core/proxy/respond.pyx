@@ -8,7 +8,7 @@ from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.policy.router cimport RouteMatch
 from fastmesh._core.proto.h1_write cimport h1_reason
 from fastmesh._core.proto.msg cimport (
-    BODY_LENGTH, BODY_NONE, H_CONTENT_LENGTH, H_DATE, H_LOCATION, H_NONE, M_HEAD, MF_RESPONSE, Msg)
+    BODY_LENGTH, BODY_NONE, H_CONTENT_LENGTH, H_CONTENT_TYPE, H_LOCATION, H_SERVER, M_HEAD, MF_RESPONSE, Msg)
 from fastmesh._core.proxy.ctx cimport XF_REQ_END, Exchange, Worker
 from fastmesh._core.proxy.forward cimport forward_response, hbuf_take, msg_add
 from fastmesh._core.shm.snapshot cimport RW_PREFIX, snap_str
@@ -138,9 +138,9 @@ cdef int answer_send(Exchange *ex, Msg *m, Slice body, const char *ctype, uint32
         n = digits_of(body.n, p)
         if msg_add(m, b"content-length", 14, p, n, H_CONTENT_LENGTH) != FM_OK:
             return FM_EHEAD
-        if body.n and ctype_n and msg_add(m, b"content-type", 12, ctype, ctype_n, H_NONE) != FM_OK:
+        if body.n and ctype_n and msg_add(m, b"content-type", 12, ctype, ctype_n, H_CONTENT_TYPE) != FM_OK:
             return FM_EHEAD
-    if msg_add(m, b"server", 6, b"fastmesh", 8, H_NONE) != FM_OK or forward_response(ex, m) != FM_OK:
+    if msg_add(m, b"server", 6, b"fastmesh", 8, H_SERVER) != FM_OK or forward_response(ex, m) != FM_OK:
         return FM_EHEAD
     m.content_length = body.n
     m.body = <uint8_t>(BODY_NONE if bare or body.n == 0 or ex.method == M_HEAD else BODY_LENGTH)

@@ -10,7 +10,7 @@ Config generations live in a second memfd (SNAP_SLOTS windows of SNAP_SLOT_BYTES
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
-    LAYOUT_VERSION = 1
+    LAYOUT_VERSION = 2
     SEG_MAGIC = 0x466d5347       # "FmSG"
     MAX_WORKERS = 64
     EP_CELLS = 8192              # endpoints known at once, all clusters of one proxy

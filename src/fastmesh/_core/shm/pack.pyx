@@ -216,7 +216,7 @@ cdef class Packer:
         return self.count(V_ENDPOINTS, sizeof(SnapEndpoint)) - 1
 
     def cluster(self, name: str, *, service: str, endpoints: tuple, lb: int, flags: int, connect_timeout_ms: int, idle_timeout_ms: int,
-                max_requests_per_connection: int, max_connections: int, tls: int, sni: str, sans: list[str], tls_policy: int) -> int:
+                max_requests_per_connection: int, max_connections: int, max_streams: int, tls: int, sni: str, sans: list[str], tls_policy: int) -> int:
         """Add them in the order of cluster ids. `endpoints` are those added just before; total weight, CL_EQUAL and the stride come
         from them."""
         cdef SnapCluster k
@@ -244,6 +244,7 @@ cdef class Packer:
         k.idle_timeout_ms = idle_timeout_ms
         k.max_requests_per_connection = max_requests_per_connection
         k.max_connections = max_connections
+        k.max_streams = max_streams
         k.tls = tls
         k.sni = self.text(sni)
         k.sans = self.str_list(sans)

@@ -14,7 +14,7 @@ cdef enum:
 cdef struct LogRec:              # 128 bytes, then LOG_STRS strings without separators, padded to 8
     uint32_t bytes               # of the whole record, padding included
     uint16_t status
-    uint8_t minor                # HTTP/1.minor
+    uint8_t minor                # HTTP/1.minor; 2: HTTP/2
     uint8_t direction            # DIR_*
     uint32_t flags               # RF_*
     uint32_t attempts
@@ -28,7 +28,8 @@ cdef struct LogRec:              # 128 bytes, then LOG_STRS strings without sepa
     uint16_t peer_port
     uint8_t peer_family
     uint8_t security             # SEC_*
-    uint8_t reserved0[6]
+    uint8_t grpc                 # gRPC status + 1; 0: none was seen
+    uint8_t reserved0[5]
     uint8_t peer_addr[16]
     uint8_t trace_id[16]
 

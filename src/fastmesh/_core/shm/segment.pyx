@@ -22,32 +22,12 @@ from fastmesh._core.shm.ring cimport LOG_STRS, RING_MAX_RECORD, LogRec, Ring, ri
 from fastmesh._core.shm.snapshot cimport (
     SnapAction, SnapCluster, SnapCond, SnapDest, SnapEndpoint, SnapFault, SnapHdrOp, SnapHeader, SnapHost, SnapListener, SnapRoute,
     SnapTable, SnapTls, SnapVhost, SNAP_MAGIC, fnv64, snap_fault)
+from fastmesh._core.shm.names import (
+    COUNTER_NAMES, DIRECTION_NAMES, FLAG_NAMES, LOG_STRINGS, PROTOCOL_NAMES, SECURITY_NAMES, STATE_NAMES)
 from fastmesh._core.shm.stats cimport (
     HIST_BINS, ST_N, Hist, PeerTable, Series, SeriesKey, SeriesTable, StatsRow, hist_bounds)
 
 # The names of StatsRow.c, in the order of its enum (shm/stats.pxd).
-COUNTER_NAMES = (
-    "cx_total", "cx_closed", "cx_overflow", "rq_total", "rq_done", "rq_bad", "rq_no_route", "rq_no_cluster", "rq_no_healthy",
-    "rq_overload", "rq_timeout", "rq_retry_reused", "rq_retry", "rq_direct", "rq_dc", "rq_upstream_reset", "rq_upstream_protocol",
-    "rq_upstream_truncated", "rq_head_timeout", "rq_upgrade", "up_cx_total", "up_cx_reused", "up_cx_fail", "up_cx_timeout",
-    "up_cx_idle_closed", "up_cx_idle_timeout", "tls_accept", "tls_accept_fail", "tls_accept_resumed", "tls_connect",
-    "tls_connect_fail", "tls_connect_resumed", "tls_peer_cert", "tls_peer_identity", "tls_plaintext_refused", "bytes_rx",
-    "bytes_tx", "up_bytes_rx", "up_bytes_tx", "log_dropped", "series_overflow", "snap_switch", "snap_refused", "pauses",
-    "pool_full",
-)
-# Response flags as bits (RF_* in shm/stats.pxd): Envoy's letters.
-FLAG_NAMES = {
-    1: "UH", 2: "UF", 4: "UO", 8: "NR", 16: "NC", 32: "URX", 64: "DC", 128: "UT", 256: "UC", 512: "UR", 1024: "LR", 2048: "DPE",
-    4096: "UPE", 8192: "OM", 16384: "SI", 32768: "DT", 65536: "UAEX",
-}
-DIRECTION_NAMES = ("inbound", "outbound", "gateway")
-SECURITY_NAMES = ("none", "mutual_tls", "tls")
-PROTOCOL_NAMES = ("http", "grpc")
-STATE_NAMES = ("empty", "starting", "serving", "draining", "gone")
-LOG_STRINGS = (
-    "method", "path", "authority", "user_agent", "x_forwarded_for", "request_id", "upstream_host", "upstream_cluster", "route_name",
-    "details", "peer",
-)
 DURATION_BOUNDS_MS = (0.5, *[hist_bounds(0)[_i] // 1000 for _i in range(1, HIST_BINS - 1)])
 HOP_BOUNDS_US = tuple([hist_bounds(1)[_i] for _i in range(HIST_BINS - 1)])
 # Bytes are whole: the bin that the C side bounds by 0 is the one that Envoy bounds by 0.5.

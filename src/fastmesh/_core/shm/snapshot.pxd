@@ -7,7 +7,7 @@ from fastmesh._core.base.view cimport Slice
 
 cdef enum:
     SNAP_MAGIC = 0x466d534e      # "FmSN"
-    SNAP_VERSION = 1
+    SNAP_VERSION = 2
     SNAP_NONE = 0xffffffff       # no index
     SNAP_MAX_PATTERN = 4096      # bytes of one regex
     SNAP_MAX_LABELS = 128        # labels of a wildcard host: more than a name can have
@@ -173,7 +173,10 @@ cdef enum:  # SnapAction.retry_on
     RO_REFUSED_STREAM = 32
     RO_RETRIABLE_4XX = 64
     RO_UNAVAILABLE = 128
-    RO_CANCELLED = 256
+    RO_CANCELLED = 256           # gRPC statuses, these and RO_UNAVAILABLE
+    RO_DEADLINE_EXCEEDED = 512
+    RO_INTERNAL = 1024
+    RO_RESOURCE_EXHAUSTED = 2048
 
 cdef enum:  # SnapCluster.lb
     LB_ROUND_ROBIN = 0
@@ -198,11 +201,14 @@ cdef struct SnapCluster:         # 128 bytes; the array is sorted by id
     SnapArr sans                 # SnapStr: peer identities that are accepted; empty with CL_VERIFY_SAN: none is
     uint64_t tls_policy          # hash of context, sni, sans: a pooled connection is used only under the policy it was made with
     uint32_t rr_stride           # ROUND_ROBIN with weights: coprime to total_weight, about its golden section; see policy/lb.pyx
-    uint8_t reserved[36]
+    uint32_t max_streams         # of one HTTP/2 connection; 0: what the peer allows
+    uint8_t reserved[32]
 
 cdef enum:  # SnapCluster.flags
     CL_EQUAL = 1
     CL_VERIFY_SAN = 2
+    CL_H2 = 4                    # endpoints without EP_TLS speak HTTP/2 from the first byte (with TLS, ALPN decides)
+    CL_AS_CLIENT = 8             # ... or whatever the client of this request speaks
 
 cdef enum:  # SnapEndpoint.flags
     EP_TLS = 1

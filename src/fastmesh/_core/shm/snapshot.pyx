@@ -9,8 +9,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastmesh._core.base.err cimport FM_ESNAP, FM_OK
 from fastmesh._core.shm.layout cimport EP_CELLS, SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
-    ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, CF_IGNORE_CASE, CF_NOT, CL_EQUAL, CL_VERIFY_SAN, EP_TLS, HOP_REMOVE, L_INBOUND, LB_RANDOM,
-    LF_HTTPS_REDIRECT, ON_PORT, OP_ANY, OP_PATH_PREFIX, OP_PRESENT, OP_REGEX, RO_CANCELLED, RW_FULL, SNAP_MAGIC, SNAP_MAX_HOST,
+    ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, CF_IGNORE_CASE, CF_NOT, CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_VERIFY_SAN, EP_TLS, HOP_REMOVE, L_INBOUND,
+    LB_RANDOM, LF_HTTPS_REDIRECT, ON_PORT, OP_ANY, OP_PATH_PREFIX, OP_PRESENT, OP_REGEX, RO_RESOURCE_EXHAUSTED, RW_FULL, SNAP_MAGIC, SNAP_MAX_HOST,
     SNAP_MAX_LABELS, SNAP_MAX_NAME, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_MAX_TOTAL, SNAP_MAX_VALUE, SNAP_MAX_WEIGHT, SNAP_NONE, SNAP_VERSION, TF_SERVER,
     TF_TICKETS, TF_VERIFY, TLS_DISABLE, TLS_PERMISSIVE, Snap, SnapAction, SnapArr, SnapCluster, SnapCond, SnapDest, SnapEndpoint,
     SnapFault, SnapHdrOp, SnapHeader, SnapHost, SnapListener, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, host_hash)
@@ -276,7 +276,7 @@ cdef int check_actions(Check *c) noexcept nogil:
     cdef uint32_t i
     cdef int rc
     for i in range(c.h.actions.n):
-        if a[i].kind > ACT_DIRECT or a[i].rewrite_op > RW_FULL or a[i].retry_on >= 2 * RO_CANCELLED:
+        if a[i].kind > ACT_DIRECT or a[i].rewrite_op > RW_FULL or a[i].retry_on >= 2 * RO_RESOURCE_EXHAUSTED:
             return fault(c, b"actions", i, b"kind, rewrite or retry condition unknown")
         if not within(c.h.dests, sizeof(SnapDest), a[i].dests):
             return fault(c, b"actions", i, b"destinations out of bounds")
@@ -316,7 +316,7 @@ cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept 
         return fault(c, b"clusters", index, b"string out of bounds")
     if k.id != fnv64(c.base + k.name.off, k.name.n):
         return fault(c, b"clusters", index, b"id is not that of the name")
-    if k.lb > LB_RANDOM or k.flags & ~<uint32_t>(CL_EQUAL | CL_VERIFY_SAN):
+    if k.lb > LB_RANDOM or k.flags & ~<uint32_t>(CL_EQUAL | CL_VERIFY_SAN | CL_H2 | CL_AS_CLIENT):
         return fault(c, b"clusters", index, b"load balancing or flag unknown")
     if k.tls != SNAP_NONE and k.tls >= c.h.tls.n:
         return fault(c, b"clusters", index, b"no such TLS context")

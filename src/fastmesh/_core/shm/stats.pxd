@@ -47,6 +47,11 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_SNAP_REFUSED
     ST_PAUSES                    # reads paused by back-pressure
     ST_POOL_FULL                 # an allocation refused at a cap
+    ST_H2                        # 20 counters of HTTP/2: H2N_* of proto/h2_stream.pxd, in that order
+    ST_H2_LAST = ST_H2 + 19
+    ST_UP_STREAMS                # requests sent as streams of a shared HTTP/2 connection
+    ST_UP_REFUSED                # REFUSED_STREAM, or above the last id of a GOAWAY: not seen by the upstream
+    ST_RQ_GRPC
     ST_N                         # must be last
 
 cdef enum:
@@ -80,7 +85,8 @@ cdef struct SeriesKey:           # 32 bytes, compared whole
     uint8_t security             # SEC_*
     uint8_t protocol             # 0 http, 1 grpc
     uint8_t used                 # 1: the slot is taken
-    uint8_t reserved[8]
+    uint8_t grpc                 # gRPC status + 1; 0: none was seen
+    uint8_t reserved[7]
 
 cdef struct Series:              # 1024 bytes
     SeriesKey key
