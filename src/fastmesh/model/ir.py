@@ -129,7 +129,8 @@ class Cluster(TypedDict):
     max_requests_per_connection: NotRequired[int]  # 0: no limit
     max_connections: NotRequired[int]  # 0: no limit; per worker
     max_streams: NotRequired[int]  # of one HTTP/2 connection; 0: what the peer allows
-    protocol: NotRequired[Literal["http1", "h2", "as_client"]]  # http1; of endpoints without TLS: with TLS, ALPN decides
+    # Of endpoints without TLS; with TLS, ALPN decides. Default: http1.
+    protocol: NotRequired[Literal["http1", "h2", "as_client"]]
     dns: NotRequired[bool]  # endpoints carry host names
     tls: NotRequired[ClusterTls]
     endpoints: list[Endpoint]

@@ -20,7 +20,8 @@ class Packer:
     ) -> int: ...
     def cluster(
         self, name: str, *, service: str, endpoints: _Run, lb: int, flags: int, connect_timeout_ms: int,
-        idle_timeout_ms: int, max_requests_per_connection: int, max_connections: int, max_streams: int, tls: int, sni: str,
+        idle_timeout_ms: int, max_requests_per_connection: int, max_connections: int, max_streams: int,
+        tls: int, sni: str,
         sans: list[str], tls_policy: int,
     ) -> int: ...
     def dest(self, *, cluster: int, weight: int, request_ops: _Run = (), response_ops: _Run = ()) -> int: ...
