@@ -1,4 +1,4 @@
-"""What a worker owns (L3): Worker, Exchange and the two HTTP/1 codecs' state, and the ops between them. Types only.
+"""What a worker owns (L3): Worker, Exchange and the HTTP/1 codecs' state, and the ops between them. Types only.
 
 An Exchange is one request and its answer. It speaks to its downstream codec through DownOps and to its upstream codec through UpOps, and
 both codecs report to it through the functions of exchange.pxd: which HTTP version either side speaks is nobody else's business.
@@ -77,11 +77,12 @@ cdef struct Worker:
     Pool downs
     Pool ups
     Exchange *dead_ex
-    H1s *dead_down
+    Down *dead_down
     H1c *dead_up
-    H1s *downs_head              # all downstream connections
+    Down *downs_head             # all downstream connections
     Msg req                      # the head that is being read; scratch within a turn
     Msg resp
+    Msg again                    # a kept request head that is sent once more
     char *hbuf                   # header values made for the head at hand: HBUF_BYTES, reused for each head
     uint32_t hused
     uint32_t listening           # connections are accepted
@@ -113,7 +114,7 @@ cdef enum:  # Exchange.flags
     XF_RESP_STARTED = 2          # bytes of a final answer went downstream
     XF_RESP_END = 4
     XF_REUSED = 8                # sent on a connection that had been used before
-    XF_REPLAYABLE = 16           # ex.req holds everything that was sent
+    XF_REPLAYABLE = 16           # ex.req and ex.body hold everything that was sent
     XF_UPGRADE = 32              # the request asked for an upgrade
     XF_TUNNEL = 64
     XF_HEAD_SENT = 128
@@ -122,29 +123,34 @@ cdef enum:  # Exchange.flags
     XF_LOG = 4096
     XF_IDEMPOTENT = 8192         # RFC 9110 9.2.2: may be repeated though the upstream may have seen it
 
-cdef struct DownOps:
+cdef struct DownOps:             # what an exchange asks of its client's side
     int (*head)(Exchange *ex, Msg *m) noexcept nogil
     # ^ Send a response head (1xx too). m.body says how the body will come.
     int (*data)(Exchange *ex, const Slice *v, int n) noexcept nogil
     int (*end)(Exchange *ex, const Hdr *trailers, int n) noexcept nogil
     void (*abort)(Exchange *ex) noexcept nogil
-    # ^ The answer cannot be completed: the client must see that.
+    # ^ The answer cannot be completed: the client must see that (HTTP/2: RST_STREAM with ex.h2_error).
     void (*resume)(Exchange *ex) noexcept nogil
     # ^ The request body may flow (again).
     bint (*congested)(Exchange *ex) noexcept nogil
+    # ^ It takes no more of the answer for now; uops.resume follows when it does.
+    void (*moved)(Exchange *ex) noexcept nogil
+    # ^ Something of the answer came: the client's side is not idle.
     void (*flush)(Exchange *ex) noexcept nogil
 
-cdef struct UpOps:
-    int (*encode)(Exchange *ex, Msg *m, Slice target) noexcept nogil
-    # ^ Serialise the request head into ex.req.
-    int (*head)(Exchange *ex) noexcept nogil
-    # ^ Send what ex.req holds.
+cdef struct UpOps:               # what an exchange asks of its upstream's side; only while ex.up is not NULL
+    int (*head)(Exchange *ex, Msg *m, bint end) noexcept nogil
+    # ^ Send the request head; end: no body follows. FM_OK, or FM_EHEAD, FM_ENOMEM: the exchange answers.
     int (*data)(Exchange *ex, const Slice *v, int n) noexcept nogil
     int (*end)(Exchange *ex, const Hdr *trailers, int n) noexcept nogil
     void (*abort)(Exchange *ex) noexcept nogil
-    # ^ Let go of the upstream connection; it is closed.
+    # ^ Let go of the upstream: ex.up is NULL afterwards (HTTP/1 closes the connection, HTTP/2 resets the stream with ex.h2_error).
     void (*resume)(Exchange *ex) noexcept nogil
+    # ^ The answer's body may flow (again).
     bint (*congested)(Exchange *ex) noexcept nogil
+    # ^ It takes no more of the request for now; dops.resume follows when it does.
+    bint (*unseen)(Exchange *ex) noexcept nogil
+    # ^ The other side is known not to have seen this request: it may be repeated whatever it is.
     void (*flush)(Exchange *ex) noexcept nogil
 
 cdef struct Plan:                # what the route said, copied
@@ -157,11 +163,12 @@ cdef struct Plan:                # what the route said, copied
 cdef struct Exchange:
     Worker *w
     Exchange *next_dead
-    H1s *down                    # owned by the codec; NULL once the client is gone
-    H1c *up
+    void *down                   # the codec's: H1s, or a stream; NULL once the client is gone
+    void *up                     # H1c, or a stream; NULL: none
     const DownOps *dops
-    const UpOps *uops
-    Block *req                   # serialised request bytes
+    const UpOps *uops            # of `up`
+    Block *req                   # the request head (msg_keep), until it cannot be asked for again
+    Block *body                  # ... and its body so far, while XF_REPLAYABLE
     Block *ops                   # response header operations, copied
     Block *logb                  # strings for the access log
     uint32_t flags
@@ -171,10 +178,11 @@ cdef struct Exchange:
     uint8_t direction            # DIR_*
     uint8_t security             # SEC_*
     uint8_t tries                # attempts begun
-    uint8_t reserved
+    uint8_t grpc                 # gRPC status of the answer + 1; 0: none was seen
     uint16_t peer                # PeerTable slot
     uint16_t status
     uint32_t rf                  # RF_*
+    uint32_t h2_error            # what an aborted stream of the other side is reset with; 0: CANCEL upstream, INTERNAL_ERROR downstream
     uint32_t cell                # endpoint cell, SNAP_NONE
     uint32_t last_cell
     const char *details          # RESPONSE_CODE_DETAILS, a literal
@@ -208,21 +216,37 @@ cdef enum:  # H1s.out: framing of the answer towards the client
     OUT_CHUNKED
     OUT_CLOSE
 
+cdef enum:  # Down.version
+    DOWN_H1 = 1
+    DOWN_H2 = 2
+
+cdef struct Down:                # what every downstream connection is: the first members of H1s and H2s (proxy/down.pyx)
+    Worker *w
+    Conn *conn
+    Down *next                   # Worker.downs_head
+    Down *prev
+    Down *next_dead
+    ListenerState *listener
+    uint8_t version              # DOWN_*
+    uint8_t security             # SEC_*
+    uint16_t peer                # PeerTable slot
+
 cdef struct H1s:                 # server side of a downstream HTTP/1 connection
     Worker *w
     Conn *conn
-    Exchange *ex
-    H1s *next
-    H1s *prev
-    H1s *next_dead
+    Down *next
+    Down *prev
+    Down *next_dead
     ListenerState *listener
+    uint8_t version
+    uint8_t security
+    uint16_t peer
+    Exchange *ex
     uint8_t state                # S_*
     uint8_t out                  # OUT_*
     uint8_t close                # this answer ends the connection
     uint8_t minor
-    uint8_t security
     uint8_t head_only            # HEAD, 204, 304: no body bytes
-    uint16_t peer
     uint32_t seen                # head bytes that a parse without success has looked at
     uint32_t requests
     int64_t out_left             # OUT_LENGTH: bytes still to send

@@ -6,9 +6,9 @@ from libc.stdint cimport uint32_t
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.sock cimport Addr
 from fastmesh._core.proto.msg cimport Hdr, Msg
-from fastmesh._core.proxy.ctx cimport DownOps, Exchange, H1s, ListenerState, Worker
+from fastmesh._core.proxy.ctx cimport DownOps, Exchange, ListenerState, Worker
 
-cdef Exchange *exchange_new(Worker *w, const DownOps *ops, H1s *down, const ListenerState *l) noexcept nogil
+cdef Exchange *exchange_new(Worker *w, const DownOps *ops, void *down, const ListenerState *l) noexcept nogil
 """NULL at a cap."""
 cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil
 """A request head. When this returns, the exchange is on its way upstream, or has been answered and may be finished."""

@@ -1,27 +1,27 @@
 """The life of an exchange (L3). See exchange.pxd."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from fastmesh._core.base.buf cimport block_free, block_free_all
-from fastmesh._core.base.err cimport FM_AGAIN, FM_EHOST, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_ENOROUTE, FM_OK
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+from fastmesh._core.base.buf cimport Block, block_data, block_free, block_free_all, block_len, block_new, block_room
+from fastmesh._core.base.err cimport FM_AGAIN, FM_EHOST, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_ENOMEM, FM_ENOROUTE, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.sys cimport fm_clock_ns
 from fastmesh._core.base.timer cimport timer_del, timer_set
-from fastmesh._core.base.view cimport Slice
-from fastmesh._core.net.conn cimport CF_EOF, conn_acked_none_since
-from fastmesh._core.net.sock cimport Addr
+from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.policy.lb cimport LbView, lb_pick, rng_next
 from fastmesh._core.policy.router cimport RouteMatch, router_match
 from fastmesh._core.proto.hygiene cimport hygiene_request, hygiene_response
 from fastmesh._core.proto.msg cimport (
-    BODY_CHUNKED, BODY_NONE, M_CONNECT, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg)
+    BODY_CHUNKED, BODY_NONE, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg, msg_keep, msg_kept_size,
+    msg_load)
 from fastmesh._core.proxy.ctx cimport (
-    PH_CONNECT, PH_DONE, PH_HEAD, PH_PICK, PH_RESP, PH_SEND, RETRY_BASE_MS, RETRY_MOST_MS, XF_CHUNKED_REQ, XF_HEAD_SENT,
-    XF_IDEMPOTENT, XF_REPLAYABLE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UP_FROM_REUSE, XF_UPGRADE,
-    DownOps, Exchange, H1s, ListenerState, Worker)
+    PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, REPLAY_BYTES, RETRY_BASE_MS, RETRY_MOST_MS, XF_CHUNKED_REQ, XF_HEAD_SENT,
+    XF_IDEMPOTENT, XF_REPLAYABLE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UP_FROM_REUSE, XF_UPGRADE, DownOps,
+    Exchange, ListenerState, Worker)
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
 from fastmesh._core.proxy.log cimport log_exchange, log_keep_refused, log_keep_request, log_keep_route
 from fastmesh._core.proxy.respond cimport (
-    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_IDLE, RE_NO_CONFIG, RE_OVERLOAD, RE_TIMEOUT, RE_UP_PROTOCOL, RE_UP_RESET, RE_UP_TLS,
-    respond_direct, respond_error, respond_https, respond_redirect)
+    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_IDLE, RE_NO_CONFIG, RE_TIMEOUT, RE_UP_PROTOCOL, RE_UP_RESET, RE_UP_TLS, respond_direct,
+    respond_error, respond_https, respond_redirect)
 from fastmesh._core.proxy.upstream cimport upstream_acquire
 from fastmesh._core.shm.snapshot cimport (
     ACT_DIRECT, ACT_REDIRECT, L_GATEWAY, L_INBOUND, LF_HTTPS_REDIRECT, RO_CONNECT_FAILURE, RO_RESET_BEFORE_REQUEST, SNAP_NONE, SnapCluster,
@@ -33,14 +33,13 @@ from fastmesh._core.shm.stats cimport (
 
 # ---- new, end --------------------------------------------------------------------------------------------------------------------
 
-cdef Exchange *exchange_new(Worker *w, const DownOps *ops, H1s *down, const ListenerState *l) noexcept nogil:
+cdef Exchange *exchange_new(Worker *w, const DownOps *ops, void *down, const ListenerState *l) noexcept nogil:
     cdef Exchange *ex = <Exchange *>pool_get(&w.exchanges)
     if ex == NULL:
         stat_inc(w.seg.stats, ST_POOL_FULL)
         return NULL
     ex.w = w
     ex.dops = ops
-    ex.uops = w.h1_up
     ex.down = down
     ex.direction = DIR_GATEWAY if l.kind == L_GATEWAY else (DIR_INBOUND if l.kind == L_INBOUND else DIR_OUTBOUND)
     ex.cell = SNAP_NONE
@@ -60,6 +59,14 @@ cdef void endpoint_leave(Exchange *ex) noexcept nogil:
         ex.last_cell = ex.cell
 
 
+cdef void forget_request(Exchange *ex) noexcept nogil:
+    block_free(&ex.w.r.bufs, ex.req)
+    block_free_all(&ex.w.r.bufs, ex.body)
+    ex.req = NULL
+    ex.body = NULL
+    ex.flags &= ~<uint32_t>XF_REPLAYABLE
+
+
 cdef void exchange_finish(Exchange *ex) noexcept nogil:
     # once: the client's side is told by the codec, which sees ex.phase == PH_DONE when control returns to it
     cdef Worker *w = ex.w
@@ -76,10 +83,9 @@ cdef void exchange_finish(Exchange *ex) noexcept nogil:
         if ex.status >= 500 or (ex.status == 0 and not ex.rf & RF_DC):
             w.seg.rows[w.seg.self_row].e[ex.cell].failures += 1
     log_exchange(ex, fm_clock_ns())
-    block_free_all(&w.r.bufs, ex.req)
+    forget_request(ex)
     block_free(&w.r.bufs, ex.ops)
     block_free(&w.r.bufs, ex.logb)
-    ex.req = NULL
     ex.ops = NULL
     ex.logb = NULL
     ex.down = NULL
@@ -187,22 +193,23 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     log_keep_request(ex, m)
     log_keep_route(ex, snap_str(&w.snap, c.name), snap_str(&w.snap, rm.route.name))
     if rc == FM_OK:
-        rc = ex.uops.encode(ex, m, target)
+        m.target = target        # the log has the client's
+        rc = keep_head(ex, m)
     if rc != FM_OK:
         answer(ex, rc)
         return
-    ex.flags |= XF_REPLAYABLE
     if ex.plan.timeout_ms:
         ex.deadline_ms = w.r.now_ms + ex.plan.timeout_ms
         timer_set(&w.r.wheel, &ex.timer, ex.deadline_ms)
     if m.body == BODY_NONE:
         ex.flags |= XF_REQ_END
-    pick(ex, False)
+    pick(ex, m, False)
 
 
 # ---- PICK, CONNECT ---------------------------------------------------------------------------------------------------------------
 
-cdef void pick(Exchange *ex, bint fresh) noexcept nogil:
+cdef void pick(Exchange *ex, Msg *m, bint fresh) noexcept nogil:
+    # m: the request head where it is at hand; NULL: it has been kept
     cdef Worker *w = ex.w
     cdef const SnapCluster *c
     cdef const SnapEndpoint *ep
@@ -235,7 +242,7 @@ cdef void pick(Exchange *ex, bint fresh) noexcept nogil:
     rc = upstream_acquire(ex, c, ep, fresh)
     if rc == FM_OK:
         ex.flags |= XF_REUSED
-        exchange_up_ready(ex)
+        send_request(ex, m)
     elif rc == FM_AGAIN:
         if ex.plan.per_try_timeout_ms:
             timer_set(&w.r.wheel, &ex.try_timer, w.r.now_ms + ex.plan.per_try_timeout_ms)
@@ -244,14 +251,33 @@ cdef void pick(Exchange *ex, bint fresh) noexcept nogil:
 
 
 cdef void exchange_up_ready(Exchange *ex) noexcept nogil:
+    send_request(ex, NULL)
+
+
+cdef void send_request(Exchange *ex, Msg *m) noexcept nogil:
+    cdef Block *b = ex.body
+    cdef Slice v
+    cdef int rc
     ex.phase = PH_SEND
     ex.flags |= XF_HEAD_SENT
     ex.t_sent = 0
     if ex.plan.per_try_timeout_ms:
         timer_set(&ex.w.r.wheel, &ex.try_timer, ex.w.r.now_ms + ex.plan.per_try_timeout_ms)
-    ex.uops.head(ex)
+    if m == NULL:
+        m = &ex.w.again
+        msg_load(m, block_data(ex.req))
+    rc = ex.uops.head(ex, m, ex.flags & XF_REQ_END and b == NULL)
+    if rc != FM_OK:
+        answer(ex, rc)
+        return
+    while b != NULL:
+        v = slice_of(block_data(b) + b.start, block_len(b))
+        ex.uops.data(ex, &v, 1)
+        b = b.next
     if not ex.flags & XF_REQ_END:
         ex.dops.resume(ex)
+    elif ex.body != NULL:
+        ex.uops.end(ex, NULL, 0)
 
 
 cdef void exchange_sent(Exchange *ex) noexcept nogil:
@@ -311,15 +337,13 @@ cdef void exchange_up_failed(Exchange *ex, int code) noexcept nogil:
         return
     if code == RE_UP_RESET and ex.flags & XF_REUSED and ex.flags & XF_REPLAYABLE and not ex.flags & XF_UP_FROM_REUSE:
         # A pooled connection that the upstream had closed. Repeat at once on a fresh one when the request may be repeated: it is
-        # idempotent, or the kernel says that not one byte of it has reached the other side.
-        # That word counts only when the other side ended in order: a FIN carries an acknowledgement, a RST does not, and a peer that
-        # has read the request and resets may not have acknowledged it yet.
-        unseen = ex.up != NULL and ex.up.conn.flags & CF_EOF and conn_acked_none_since(ex.up.conn, ex.up.wire_before)
+        # idempotent, or it is known that not one byte of it has reached the other side.
+        unseen = ex.up != NULL and ex.uops.unseen(ex)
         if ex.flags & XF_IDEMPOTENT or unseen:
             ex.flags |= XF_UP_FROM_REUSE
             stat_inc(w.seg.stats, ST_RQ_RETRY_REUSED)
             ex.uops.abort(ex)
-            pick(ex, True)
+            pick(ex, NULL, True)
             return
     retry_or_answer(ex, code)
 
@@ -339,8 +363,8 @@ cdef void on_timer(void *arg, uint64_t now_ms) noexcept nogil:
     if ex.deadline_ms:
         timer_set(&ex.w.r.wheel, &ex.timer, ex.deadline_ms)
     if ex.phase == PH_PICK:
-        pick(ex, False)
-        if ex.phase != PH_DONE:
+        pick(ex, NULL, False)
+        if ex.phase != PH_DONE and ex.up != NULL:
             ex.uops.flush(ex)
 
 
@@ -369,6 +393,66 @@ cdef void exchange_down_idle(Exchange *ex) noexcept nogil:
     answer(ex, RE_IDLE)
 
 
+# ---- what is kept of a request, so that it can be sent again ---------------------------------------------------------------------------
+
+cdef int keep_head(Exchange *ex, const Msg *m) noexcept nogil:
+    cdef uint32_t n = msg_kept_size(m)
+    ex.req = block_new(&ex.w.r.bufs, n)
+    if ex.req == NULL or ex.req.cap < n:
+        return FM_ENOMEM
+    ex.req.end = msg_keep(m, block_data(ex.req))
+    ex.flags |= XF_REPLAYABLE
+    return FM_OK
+
+
+cdef int keep_body(Exchange *ex, const char *p, size_t n) noexcept nogil:
+    # behind what is kept already
+    cdef Block *b = ex.body
+    cdef Block *more
+    cdef uint32_t k
+    while b != NULL and b.next != NULL:
+        b = b.next
+    while n:
+        if b == NULL or block_room(b) == 0:
+            more = block_new(&ex.w.r.bufs, <uint32_t>n)
+            if more == NULL:
+                return FM_ENOMEM
+            if b == NULL:
+                ex.body = more
+            else:
+                b.next = more
+            b = more
+        k = block_room(b)
+        if k > n:
+            k = <uint32_t>n
+        memcpy(block_data(b) + b.end, p, k)
+        b.end += k
+        p += k
+        n -= k
+    return FM_OK
+
+
+cdef void keep_data(Exchange *ex, const Slice *v, int n) noexcept nogil:
+    # called before rx_bytes counts it: all of it, or the request cannot be repeated any more
+    cdef uint64_t total = ex.rx_bytes
+    cdef int i
+    for i in range(n):
+        total += v[i].n
+    if total <= REPLAY_BYTES:
+        for i in range(n):
+            if keep_body(ex, v[i].p, v[i].n) != FM_OK:
+                forget_body(ex)
+                return
+    else:
+        forget_body(ex)
+
+
+cdef void forget_body(Exchange *ex) noexcept nogil:
+    block_free_all(&ex.w.r.bufs, ex.body)
+    ex.body = NULL
+    ex.flags &= ~<uint32_t>XF_REPLAYABLE
+
+
 # ---- the request's body ----------------------------------------------------------------------------------------------------------
 
 cdef bint exchange_wants_body(Exchange *ex) noexcept nogil:
@@ -379,6 +463,8 @@ cdef void exchange_request_data(Exchange *ex, const Slice *v, int n) noexcept no
     cdef int i
     if ex.up == NULL or ex.phase == PH_DONE:
         return
+    if ex.flags & XF_REPLAYABLE:
+        keep_data(ex, v, n)
     for i in range(n):
         ex.rx_bytes += v[i].n
     ex.uops.data(ex, v, n)
@@ -388,6 +474,8 @@ cdef void exchange_request_end(Exchange *ex, const Hdr *trailers, int n) noexcep
     if ex.phase == PH_DONE or ex.flags & XF_REQ_END:
         return
     ex.flags |= XF_REQ_END
+    if n:
+        forget_body(ex)          # trailers are not kept
     if ex.up != NULL:
         ex.uops.end(ex, trailers, n)
 
@@ -405,7 +493,7 @@ cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
         exchange_up_failed(ex, RE_UP_PROTOCOL)
         return
     if m.status < 200 and m.status != 101:
-        if ex.minor == 1:
+        if ex.minor:
             ex.dops.head(ex, m)  # HTTP/1.0 knows no interim answers
             ex.dops.flush(ex)
         return
@@ -421,10 +509,7 @@ cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
     ex.status = m.status
     ex.details = b"via_upstream"
     timer_del(&w.r.wheel, &ex.try_timer)
-    if ex.flags & XF_REQ_END:
-        block_free_all(&w.r.bufs, ex.req)  # it cannot be asked for again
-        ex.req = NULL
-    ex.flags &= ~<uint32_t>XF_REPLAYABLE
+    forget_request(ex)           # it cannot be asked for again
     w.hused = 0
     if forward_response(ex, m) != FM_OK:
         ex.phase = PH_SEND

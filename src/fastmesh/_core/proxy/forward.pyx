@@ -4,13 +4,12 @@ from libc.string cimport memcpy
 from fastmesh._core.base.buf cimport Block, block_data, block_new
 from fastmesh._core.base.err cimport FM_EHEAD, FM_ENOMEM, FM_OK
 from fastmesh._core.base.view cimport Slice, ascii_lower, slice_of
-from fastmesh._core.net.conn cimport Conn
 from fastmesh._core.net.sock cimport addr_text
 from fastmesh._core.policy.lb cimport rng_next
 from fastmesh._core.policy.router cimport RouteMatch
 from fastmesh._core.proto.msg cimport (
-    H_CONNECTION, H_CONTENT_LENGTH, H_DATE, H_HOST, H_NONE, H_TRACEPARENT, H_TRANSFER_ENCODING, H_X_FORWARDED_CLIENT_CERT, H_X_FORWARDED_FOR, H_X_FORWARDED_PROTO,
-    H_X_REQUEST_ID, HF_DROP, MF_ABSOLUTE, MSG_CAP_HEADERS, Hdr, Msg, hdr_id, msg_find)
+    H_CONNECTION, H_CONTENT_LENGTH, H_DATE, H_HOST, H_NONE, H_TRACEPARENT, H_TRANSFER_ENCODING, H_X_FORWARDED_CLIENT_CERT,
+    H_X_FORWARDED_FOR, H_X_FORWARDED_PROTO, H_X_REQUEST_ID, HF_DROP, MF_ABSOLUTE, MSG_CAP_HEADERS, Hdr, Msg, msg_find)
 from fastmesh._core.proto.trace cimport (
     REQUEST_ID_BYTES, TRACEPARENT_BYTES, request_id_make, trace_b3_id, trace_begin, trace_parse)
 from fastmesh._core.proxy.ctx cimport HBUF_BYTES, Exchange, Worker

@@ -1,20 +1,20 @@
 """What is told of an exchange (L3). See log.pxd."""
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
-from fastmesh._core.base.buf cimport Block, block_data, block_new, block_room
+from fastmesh._core.base.buf cimport block_data, block_new, block_room
 from fastmesh._core.base.sys cimport fm_wall_ns
 from fastmesh._core.base.view cimport Slice
-from fastmesh._core.net.sock cimport Addr, addr_text
+from fastmesh._core.net.sock cimport addr_text
 from fastmesh._core.proto.msg cimport H_USER_AGENT, H_X_FORWARDED_FOR, H_X_REQUEST_ID, Hdr, Msg, msg_find
-from fastmesh._core.proxy.ctx cimport XF_LOG, XF_RESP_STARTED, Exchange, Worker
-from fastmesh._core.shm.ring cimport LOG_STRS, LogRec
+from fastmesh._core.proxy.ctx cimport XF_LOG, Exchange, Worker
+from fastmesh._core.shm.ring cimport LogRec
 from fastmesh._core.shm.segment cimport segment_log, segment_log_on
-from fastmesh._core.shm.snapshot cimport SNAP_NONE
 from fastmesh._core.shm.stats cimport (
     ST_RQ_DONE, Hist, Series, SeriesKey, hist_bytes_bin, hist_ms_bin, hist_us_bin, series_get, stat_inc)
 
 cdef enum:
     LOG_STR_MOST = 1024          # a longer string is cut
+    ROUTE_MOST = 384             # room for the names of cluster and route: together, the latter is cut
     LOG_REC_MOST = 11408         # 128 + 11 x 1024, and up to 7 of padding
     # LogRec.str_n
     LS_METHOD = 0
@@ -30,11 +30,16 @@ cdef enum:
     LS_PEER
 
 
+cdef inline uint32_t cut(uint32_t n) noexcept nogil:
+    return n if n < LOG_STR_MOST else LOG_STR_MOST
+
+
 cdef void keep(Exchange *ex, int which, const char *p, uint32_t n) noexcept nogil:
-    if n > LOG_STR_MOST:
-        n = LOG_STR_MOST
-    if n == 0 or ex.logb == NULL or block_room(ex.logb) < n:
+    n = cut(n)
+    if n == 0 or ex.logb == NULL:
         return
+    if n > block_room(ex.logb):
+        n = block_room(ex.logb)
     memcpy(block_data(ex.logb) + ex.logb.end, p, n)
     ex.logb.end += n
     ex.log_n[which] = <uint16_t>n
@@ -46,11 +51,22 @@ cdef void keep_field(Exchange *ex, int which, const Msg *m, int hid) noexcept no
         keep(ex, which, h.value, h.value_n)
 
 
+cdef inline uint32_t field_n(const Msg *m, int hid) noexcept nogil:
+    cdef const Hdr *h = msg_find(m, hid)
+    return cut(h.value_n) if h != NULL else 0
+
+
+cdef uint32_t room_for(const Msg *m) noexcept nogil:
+    # a request in flight keeps no more than it needs: most strings are short
+    return (cut(m.method_name.n) + cut(m.target.n) + cut(m.host.n) + field_n(m, H_USER_AGENT) + field_n(m, H_X_FORWARDED_FOR)
+            + field_n(m, H_X_REQUEST_ID) + ROUTE_MOST)
+
+
 cdef void log_keep_request(Exchange *ex, const Msg *m) noexcept nogil:
     if not segment_log_on(&ex.w.seg):
         return
     ex.flags |= XF_LOG
-    ex.logb = block_new(&ex.w.r.bufs, 6 * LOG_STR_MOST)
+    ex.logb = block_new(&ex.w.r.bufs, room_for(m))
     keep(ex, LS_METHOD, m.method_name.p, m.method_name.n)
     keep(ex, LS_PATH, m.target.p, m.target.n)
     keep(ex, LS_AUTHORITY, m.host.p, m.host.n)
@@ -70,8 +86,7 @@ cdef inline void hist_add(Hist *h, uint64_t v, uint32_t bin_index) noexcept nogi
 
 
 cdef uint32_t put_str(LogRec *rec, char *base, uint32_t at, int which, const char *p, uint32_t n) noexcept nogil:
-    if n > LOG_STR_MOST:
-        n = LOG_STR_MOST
+    n = cut(n)
     memcpy(base + at, p, n)
     rec.str_n[which] = <uint16_t>n
     return at + n
@@ -126,8 +141,8 @@ cdef void write_record(Exchange *ex, uint64_t total_us, uint64_t hop_us) noexcep
 
 cdef void log_keep_route(Exchange *ex, Slice cluster, Slice route) noexcept nogil:
     if ex.flags & XF_LOG and ex.log_n[LS_CLUSTER] == 0 and ex.log_n[LS_ROUTE] == 0:
-        keep(ex, LS_CLUSTER, cluster.p, cluster.n if cluster.n < 512 else 512)
-        keep(ex, LS_ROUTE, route.p, route.n if route.n < 512 else 512)
+        keep(ex, LS_CLUSTER, cluster.p, cluster.n)
+        keep(ex, LS_ROUTE, route.p, route.n)
 
 
 cdef void log_exchange(Exchange *ex, unsigned long long now_ns) noexcept nogil:

@@ -3,40 +3,34 @@
 One exchange at a time: pipelined requests wait in the connection's kept bytes or in the kernel. Bytes are consumed from the reactor's
 scratch; the gather is flushed before the scratch is read into again or kept bytes are given back.
 """
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastmesh._core.base.buf cimport block_data, block_len
-from fastmesh._core.base.err cimport (
-    FM_AGAIN, FM_EHEAD, FM_ENOMEM, FM_EOF, FM_ERESET, FM_ETLS, FM_ETLS_CERT, FM_ETLS_IDENTITY, FM_OK)
+from fastmesh._core.base.err cimport FM_AGAIN, FM_EHEAD, FM_ENOMEM, FM_EOF, FM_ERESET, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.sys cimport close
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport (
-    CF_BLOCKED, CF_EOF, CF_HUP, CF_READABLE, CONN_CLOSED, CONN_HANDSHAKE, CONN_READ_MIN, CONN_READS_AT_ONCE, CONN_SNIFF, Conn, ConnOps, conn_abort,
-    conn_accept, conn_close, conn_close_flushed, conn_deadline, conn_keep, conn_kept_used, conn_read, conn_read_more, conn_said_all,
-    conn_wake)
+    CF_HUP, CF_READABLE, CONN_HANDSHAKE, CONN_READ_MIN, CONN_READS_AT_ONCE, CONN_SNIFF, Conn, ConnOps, conn_abort, conn_accept,
+    conn_close, conn_close_flushed, conn_deadline, conn_keep, conn_kept_used, conn_read, conn_read_more, conn_said_all, conn_wake)
 from fastmesh._core.net.out cimport conn_congested, conn_flush, conn_made, conn_make, conn_put
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES
 from fastmesh._core.net.sock cimport Addr, sock_reset_on_close
-from fastmesh._core.net.tls cimport tls_has_peer_cert, tls_peer_id, tls_resumed
 from fastmesh._core.proto.h1_body cimport h1_body_feed, h1_body_init, h1_body_request, h1_body_trailers
 from fastmesh._core.proto.h1_head cimport h1_request_head
 from fastmesh._core.proto.h1_write cimport (
     Out, h1_last_chunk_size, h1_write_fields, h1_write_last_chunk, h1_write_status_line, out_bytes, out_hex, out_of)
-from fastmesh._core.proto.msg cimport (
-    BODY_CHUNKED, BODY_CLOSE, BODY_LENGTH, BODY_NONE, BODY_TUNNEL, M_HEAD, MF_CLOSE, MSG_MAX_HEAD, MSG_MAX_HEADERS, Hdr, Msg)
+from fastmesh._core.proto.msg cimport BODY_CHUNKED, BODY_CLOSE, BODY_LENGTH, M_HEAD, MF_CLOSE, MSG_MAX_HEAD, MSG_MAX_HEADERS, Hdr, Msg
 from fastmesh._core.proxy.ctx cimport (
-    OUT_CHUNKED, OUT_CLOSE, OUT_LENGTH, OUT_NONE, PH_DONE, S_BODY, S_GONE, S_HEAD, S_TUNNEL, S_WAIT, XF_TUNNEL, DownOps, Exchange, H1s,
-    ListenerState, Worker)
+    DOWN_H1, OUT_CHUNKED, OUT_CLOSE, OUT_LENGTH, OUT_NONE, S_BODY, S_GONE, S_HEAD, S_TUNNEL, S_WAIT, Down, DownOps, Exchange, H1s, ListenerState,
+    Worker)
+from fastmesh._core.proxy.down cimport down_begin, down_bytes, down_end, down_refused_plain, down_secured, down_unsecured
 from fastmesh._core.proxy.exchange cimport (
     exchange_down_closed, exchange_down_idle, exchange_head, exchange_new, exchange_refuse, exchange_request_bad, exchange_request_data,
     exchange_request_end, exchange_wants_body)
+from fastmesh._core.proxy.relay cimport relay_full
 from fastmesh._core.proxy.respond cimport RE_HEAD_TIMEOUT, RE_NO_CONFIG, RE_OVERLOAD
 from fastmesh._core.shm.snapshot cimport SNAP_NONE, TLS_DISABLE, TLS_STRICT
-from fastmesh._core.shm.stats cimport (
-    SEC_MTLS, SEC_NONE, SEC_TLS, ST_BYTES_RX, ST_BYTES_TX, ST_CX_CLOSED, ST_CX_OVERFLOW, ST_CX_TOTAL, ST_PAUSES, ST_TLS_ACCEPT,
-    ST_TLS_ACCEPT_FAIL, ST_TLS_ACCEPT_RESUMED, ST_TLS_PEER_CERT, ST_TLS_PEER_IDENTITY, ST_TLS_PLAINTEXT_REFUSED, peer_intern, stat_add,
-    stat_inc)
+from fastmesh._core.shm.stats cimport ST_CX_CLOSED, ST_CX_OVERFLOW, ST_CX_TOTAL, ST_TLS_ACCEPT_FAIL, stat_inc
 
 cdef enum:
     BODY_SPANS = 16
@@ -58,6 +52,7 @@ cdef void h1s_init(Worker *w) noexcept nogil:
     DOWN_OPS.abort = d_abort
     DOWN_OPS.resume = d_resume
     DOWN_OPS.congested = d_congested
+    DOWN_OPS.moved = d_moved
     DOWN_OPS.flush = d_flush
     w.down_conn_ops = &CONN_OPS
     w.h1_down = &DOWN_OPS
@@ -73,48 +68,25 @@ cdef void h1s_accept(Worker *w, ListenerState *l, int fd, const Addr *peer) noex
         stat_inc(w.seg.stats, ST_CX_OVERFLOW)
         close(fd)
         return
-    s.w = w
     # what is accepted without a config cannot become a client of one that may want TLS
-    s.listener = l if l.table != SNAP_NONE else &w.unconfigured
-    l = s.listener
+    if l.table == SNAP_NONE:
+        l = &w.unconfigured
     s.conn = conn_accept(&w.r, fd, peer, l.tls, l.ntls if l.tls_mode != TLS_DISABLE else 0, l.tls_mode == TLS_STRICT, w.down_conn_ops, s)
     if s.conn == NULL:
         stat_inc(w.seg.stats, ST_CX_OVERFLOW)
         pool_put(&w.downs, s)
         return
-    s.next = w.downs_head
-    if s.next != NULL:
-        s.next.prev = s
-    w.downs_head = s
-    w.seg.slot.connections += 1
+    down_begin(<Down *>s, w, l, DOWN_H1)
     # until the first request is there, a connection has to show that it means it
     conn_deadline(s.conn, w.r.now_ms + w.opt.handshake_timeout_ms)
 
 
 cdef void s_gone(H1s *s) noexcept nogil:
     # the codec lets go; the Conn is closed or is closing by itself
-    cdef Worker *w = s.w
-    if s.state == S_GONE:
-        return
-    s.state = S_GONE
-    s.conn = NULL
-    if s.prev != NULL:
-        s.prev.next = s.next
-    else:
-        w.downs_head = s.next
-    if s.next != NULL:
-        s.next.prev = s.prev
-    w.seg.slot.connections -= 1
-    stat_inc(w.seg.stats, ST_CX_CLOSED)
-    s.next_dead = w.dead_down
-    w.dead_down = s
-
-
-cdef void s_bytes(H1s *s) noexcept nogil:
-    stat_add(s.w.seg.stats, ST_BYTES_RX, s.conn.rx)
-    stat_add(s.w.seg.stats, ST_BYTES_TX, s.conn.tx)
-    s.conn.rx = 0
-    s.conn.tx = 0
+    if s.state != S_GONE:
+        s.state = S_GONE
+        stat_inc(s.w.seg.stats, ST_CX_CLOSED)
+        down_end(<Down *>s)
 
 
 cdef void s_close(H1s *s) noexcept nogil:
@@ -123,75 +95,39 @@ cdef void s_close(H1s *s) noexcept nogil:
     if s.state == S_GONE:
         return
     s.ex = NULL
-    s_bytes(s)
+    down_bytes(<Down *>s)
     s_gone(s)
     conn_close(c)
     if ex != NULL:
         exchange_down_closed(ex)
 
 
-cdef void h1s_reap(Worker *w) noexcept nogil:
-    cdef H1s *s
-    while w.dead_down != NULL:
-        s = w.dead_down
-        w.dead_down = s.next_dead
-        pool_put(&w.downs, s)
+cdef void h1s_sweep(H1s *s) noexcept nogil:
+    cdef Conn *c = s.conn
+    if s.state == S_HEAD and c.inb == NULL and not c.flags & CF_READABLE:
+        down_bytes(<Down *>s)
+        s_gone(s)
+        conn_close_flushed(c, False)  # an answer may still be on its way
 
 
-cdef void h1s_sweep(Worker *w, bint all) noexcept nogil:
-    cdef H1s *s = w.downs_head
-    cdef H1s *nxt
-    cdef Conn *c
-    while s != NULL:
-        nxt = s.next
-        if s.state == S_HEAD and s.conn.inb == NULL and not s.conn.flags & CF_READABLE and (all or s.requests):
-            c = s.conn
-            s_bytes(s)
-            s_gone(s)
-            conn_close_flushed(c, False)  # an answer may still be on its way
-        s = nxt
-
-
-cdef void h1s_close_all(Worker *w) noexcept nogil:
-    cdef Conn *c
-    while w.downs_head != NULL:
-        c = w.downs_head.conn
-        if w.downs_head.ex != NULL and w.downs_head.out == OUT_CLOSE:
-            c.flags |= CF_HUP    # this client would take a close in order for the end of the answer
-            sock_reset_on_close(c.src.fd)
-        s_close(w.downs_head)
+cdef void h1s_cut(H1s *s) noexcept nogil:
+    if s.ex != NULL and s.out == OUT_CLOSE:
+        s.conn.flags |= CF_HUP   # this client would take a close in order for the end of the answer
+        sock_reset_on_close(s.conn.src.fd)
+    s_close(s)
 
 
 cdef void s_ready(Conn *c) noexcept nogil:
     cdef H1s *s = <H1s *>c.owner
-    cdef Worker *w = s.w
-    cdef char sid[256]
-    s.security = SEC_NONE
-    if c.tls != NULL:
-        stat_inc(w.seg.stats, ST_TLS_ACCEPT)
-        if tls_resumed(c.tls):
-            stat_inc(w.seg.stats, ST_TLS_ACCEPT_RESUMED)
-        s.security = SEC_TLS
-        if tls_has_peer_cert(c.tls):
-            s.security = SEC_MTLS
-            s.peer = peer_intern(w.seg.peers, sid, tls_peer_id(c.tls, sid, 256))
-    conn_deadline(c, w.r.now_ms + w.opt.header_timeout_ms)
+    down_secured(<Down *>s)
+    conn_deadline(c, s.w.r.now_ms + s.w.opt.header_timeout_ms)
     if c.flags & CF_READABLE:
         s_readable(c)
 
 
 cdef void s_failed(Conn *c, int code) noexcept nogil:
     cdef H1s *s = <H1s *>c.owner
-    cdef Worker *w = s.w
-    if c.state == CONN_HANDSHAKE or c.state == CONN_SNIFF:
-        if code == FM_ETLS and c.state == CONN_SNIFF:
-            stat_inc(w.seg.stats, ST_TLS_PLAINTEXT_REFUSED)
-        elif c.state == CONN_HANDSHAKE:
-            stat_inc(w.seg.stats, ST_TLS_ACCEPT_FAIL)
-            if code == FM_ETLS_CERT:
-                stat_inc(w.seg.stats, ST_TLS_PEER_CERT)
-            elif code == FM_ETLS_IDENTITY:
-                stat_inc(w.seg.stats, ST_TLS_PEER_IDENTITY)
+    down_unsecured(c, s.w, code)
     s_close(s)
 
 
@@ -230,12 +166,11 @@ cdef void s_drained(Conn *c) noexcept nogil:
 
 cdef inline void s_flush(H1s *s) noexcept nogil:
     # everything that was collected, whichever side it is for
-    cdef Conn *g = <Conn *>s.w.r.g.conn
-    if g != NULL:
-        if s.ex != NULL and s.ex.up != NULL and s.ex.up.conn == g:
+    if s.w.r.g.conn != NULL:
+        if s.ex != NULL and s.ex.up != NULL:
             s.ex.uops.flush(s.ex)
-        else:
-            conn_flush(g)
+        if s.w.r.g.conn != NULL:
+            conn_flush(<Conn *>s.w.r.g.conn)
 
 
 # ---- requests --------------------------------------------------------------------------------------------------------------------
@@ -287,8 +222,7 @@ cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
     if s.listener.table == SNAP_NONE:
         s_refuse(s, RE_NO_CONFIG)
         return -1
-    if s.security == SEC_NONE and s.listener.tls_mode == TLS_STRICT:  # it came while the listener was PERMISSIVE
-        stat_inc(w.seg.stats, ST_TLS_PLAINTEXT_REFUSED)
+    if down_refused_plain(<Down *>s):
         s_close(s)
         return -1
     ex = exchange_new(w, w.h1_down, s, s.listener)
@@ -308,16 +242,6 @@ cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
     return rc
 
 
-cdef bint s_unread(H1s *s) noexcept nogil:
-    # who does not read answers gets no further ones: pipelined requests would fill the memory
-    if not conn_congested(s.conn):
-        return False
-    if not s.conn.flags & CF_BLOCKED:
-        s.conn.flags |= CF_BLOCKED
-        stat_inc(s.w.seg.stats, ST_PAUSES)
-    return True
-
-
 cdef uint32_t s_consume(H1s *s, char *p, uint32_t n) noexcept nogil:
     # how much of p[0:n] is used up; the rest waits (incomplete, or not wanted yet). s.state tells what became of it.
     cdef Slice spans[BODY_SPANS]
@@ -327,7 +251,7 @@ cdef uint32_t s_consume(H1s *s, char *p, uint32_t n) noexcept nogil:
     cdef int rc, ns, nt
     while at < n:
         if s.state == S_HEAD:
-            if requests == REQUESTS_AT_ONCE or s_unread(s):
+            if requests == REQUESTS_AT_ONCE or relay_full(s.w, s.conn):
                 return at
             rc = s_request(s, p + at, n - at)
             if rc <= 0:
@@ -375,7 +299,7 @@ cdef bint s_stalled(H1s *s) noexcept nogil:
         return s.ex == NULL or not exchange_wants_body(s.ex)
     if s.state == S_TUNNEL:
         return s.ex == NULL or s.ex.up == NULL or s.ex.uops.congested(s.ex)
-    return s_unread(s)
+    return relay_full(s.w, s.conn)  # who does not read answers gets no further ones: pipelined requests would fill the memory
 
 
 cdef void s_readable(Conn *c) noexcept nogil:
@@ -442,7 +366,7 @@ cdef void s_readable(Conn *c) noexcept nogil:
 # ---- answers ---------------------------------------------------------------------------------------------------------------------
 
 cdef int d_head(Exchange *ex, Msg *m) noexcept nogil:
-    cdef H1s *s = ex.down
+    cdef H1s *s = <H1s *>ex.down
     cdef uint32_t need = 256 + m.reason.n
     cdef uint32_t i
     cdef char *p
@@ -490,7 +414,7 @@ cdef int d_head(Exchange *ex, Msg *m) noexcept nogil:
 
 
 cdef int d_data(Exchange *ex, const Slice *v, int n) noexcept nogil:
-    cdef H1s *s = ex.down
+    cdef H1s *s = <H1s *>ex.down
     cdef uint64_t total = 0
     cdef char *p
     cdef Out o
@@ -532,7 +456,7 @@ cdef int put_last_chunk(Conn *c, const Hdr *t, int n) noexcept nogil:
 
 
 cdef int d_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
-    cdef H1s *s = ex.down
+    cdef H1s *s = <H1s *>ex.down
     cdef Conn *c
     cdef bint linger
     if s == NULL or s.state == S_GONE:
@@ -542,7 +466,7 @@ cdef int d_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
     if s.out == OUT_CHUNKED and not s.head_only:
         put_last_chunk(c, trailers, n)
     conn_flush(c)
-    s_bytes(s)
+    down_bytes(<Down *>s)
     if s.out == OUT_LENGTH and s.out_left != 0:
         s_gone(s)                # promised more than came: never let it look complete
         conn_abort(c)
@@ -561,13 +485,13 @@ cdef int d_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
 
 
 cdef void d_abort(Exchange *ex) noexcept nogil:
-    cdef H1s *s = ex.down
+    cdef H1s *s = <H1s *>ex.down
     cdef Conn *c
     if s == NULL or s.state == S_GONE:
         return
     c = s.conn
     s.ex = NULL
-    s_bytes(s)
+    down_bytes(<Down *>s)
     if s.out == OUT_CLOSE:
         s_gone(s)                # only a reset tells this client that it is not the end
         conn_abort(c)
@@ -579,21 +503,23 @@ cdef void d_abort(Exchange *ex) noexcept nogil:
 
 
 cdef void d_resume(Exchange *ex) noexcept nogil:
-    cdef H1s *s = ex.down
+    cdef H1s *s = <H1s *>ex.down
     if s != NULL and s.state != S_GONE and (s.conn.inb != NULL or s.conn.flags & CF_READABLE):
         conn_wake(s.conn)
 
 
 cdef bint d_congested(Exchange *ex) noexcept nogil:
-    cdef H1s *s = ex.down
-    if s == NULL or s.state == S_GONE or not conn_congested(s.conn):
-        return False
-    if not s.conn.flags & CF_BLOCKED:
-        s.conn.flags |= CF_BLOCKED
-        stat_inc(s.w.seg.stats, ST_PAUSES)
-    return True
+    cdef H1s *s = <H1s *>ex.down
+    return s != NULL and s.state != S_GONE and relay_full(s.w, s.conn)
+
+
+cdef void d_moved(Exchange *ex) noexcept nogil:
+    cdef H1s *s = <H1s *>ex.down
+    if s != NULL and s.state != S_GONE:
+        conn_deadline(s.conn, s.w.r.now_ms + s.w.opt.stream_idle_timeout_ms)
 
 
 cdef void d_flush(Exchange *ex) noexcept nogil:
-    if ex.down != NULL and ex.down.conn != NULL:
-        conn_flush(ex.down.conn)
+    cdef H1s *s = <H1s *>ex.down
+    if s != NULL and s.state != S_GONE:
+        conn_flush(s.conn)

@@ -1,15 +1,13 @@
 """HTTP/1 towards upstreams (L3). See mux_h1_up.pxd."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
-from fastmesh._core.base.buf cimport Block, block_data, block_len, block_new, block_room
-from fastmesh._core.base.err cimport (
-    FM_AGAIN, FM_EHEAD, FM_ENOMEM, FM_EOF, FM_ETLS, FM_ETLS_CERT, FM_ETLS_IDENTITY, FM_OK)
+from libc.stdint cimport uint32_t, uint64_t
+from fastmesh._core.base.buf cimport block_data, block_len
+from fastmesh._core.base.err cimport FM_AGAIN, FM_EHEAD, FM_ENOMEM, FM_EOF, FM_ETLS_CERT, FM_ETLS_IDENTITY, FM_OK
 from fastmesh._core.base.pool cimport pool_put
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport (
-    CF_BLOCKED, CF_HUP, CF_READABLE, CONN_HANDSHAKE, CONN_READ_MIN, CONN_READS_AT_ONCE, Conn, ConnOps, conn_deadline, conn_keep, conn_kept_used, conn_read,
+    CF_EOF, CF_HUP, CF_READABLE, CONN_READ_MIN, CONN_READS_AT_ONCE, Conn, ConnOps, conn_acked_none_since, conn_deadline, conn_keep, conn_kept_used, conn_read,
     conn_read_more, conn_wake, conn_wire_tx)
-from fastmesh._core.net.out cimport conn_congested, conn_flush, conn_made, conn_make, conn_put
+from fastmesh._core.net.out cimport conn_flush, conn_made, conn_make, conn_put
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES
 from fastmesh._core.net.tls cimport tls_resumed
 from fastmesh._core.proto.h1_body cimport (
@@ -17,18 +15,18 @@ from fastmesh._core.proto.h1_body cimport (
 from fastmesh._core.proto.h1_head cimport h1_response_head
 from fastmesh._core.proto.h1_write cimport (
     Out, h1_last_chunk_size, h1_write_fields, h1_write_last_chunk, h1_write_request_line, out_bytes, out_hex, out_of)
-from fastmesh._core.proto.msg cimport (
-    BODY_CLOSE, BODY_NONE, BODY_TUNNEL, MF_CLOSE, MF_TE_TRAILERS, MSG_MAX_HEAD, MSG_MAX_HEADERS, Hdr, Msg)
+from fastmesh._core.proto.msg cimport BODY_CLOSE, MF_CLOSE, MF_TE_TRAILERS, MSG_MAX_HEAD, MSG_MAX_HEADERS, Hdr, Msg
 from fastmesh._core.proxy.ctx cimport (
-    C_BODY, C_CONNECT, C_GONE, C_HEAD, C_IDLE, C_TUNNEL, PH_DONE, REPLAY_BYTES, XF_CHUNKED_REQ, XF_REPLAYABLE, XF_REQ_END, XF_TUNNEL,
-    XF_UPGRADE, Exchange, H1c, UpOps, Worker)
+    C_BODY, C_CONNECT, C_GONE, C_HEAD, C_IDLE, C_TUNNEL, PH_DONE, XF_CHUNKED_REQ, XF_REQ_END, XF_TUNNEL, XF_UPGRADE, Exchange, H1c,
+    UpOps, Worker)
 from fastmesh._core.proxy.exchange cimport (
     exchange_response_data, exchange_response_end, exchange_response_head, exchange_sent, exchange_up_failed, exchange_up_ready)
+from fastmesh._core.proxy.relay cimport relay_full
 from fastmesh._core.proxy.respond cimport RE_CONNECT, RE_CONNECT_TIMEOUT, RE_UP_PROTOCOL, RE_UP_RESET, RE_UP_TLS
 from fastmesh._core.proxy.upstream cimport upstream_drop, upstream_idle_closed, upstream_release
 from fastmesh._core.shm.stats cimport (
-    ST_PAUSES, ST_TLS_CONNECT, ST_TLS_CONNECT_FAIL, ST_TLS_CONNECT_RESUMED, ST_TLS_PEER_CERT, ST_TLS_PEER_IDENTITY, ST_UP_BYTES_RX,
-    ST_UP_BYTES_TX, ST_UP_CX_FAIL, ST_UP_CX_IDLE_CLOSED, ST_UP_CX_IDLE_TIMEOUT, ST_UP_CX_TIMEOUT, stat_add, stat_inc)
+    ST_TLS_CONNECT, ST_TLS_CONNECT_FAIL, ST_TLS_CONNECT_RESUMED, ST_TLS_PEER_CERT, ST_TLS_PEER_IDENTITY, ST_UP_BYTES_RX, ST_UP_BYTES_TX,
+    ST_UP_CX_FAIL, ST_UP_CX_IDLE_CLOSED, ST_UP_CX_IDLE_TIMEOUT, ST_UP_CX_TIMEOUT, stat_add, stat_inc)
 
 cdef enum:
     BODY_SPANS = 16
@@ -44,13 +42,13 @@ cdef void h1c_init(Worker *w) noexcept nogil:
     CONN_OPS.drained = u_drained
     CONN_OPS.failed = u_failed
     CONN_OPS.expired = u_expired
-    UP_OPS.encode = x_encode
     UP_OPS.head = x_head
     UP_OPS.data = x_data
     UP_OPS.end = x_end
     UP_OPS.abort = x_abort
     UP_OPS.resume = x_resume
     UP_OPS.congested = x_congested
+    UP_OPS.unseen = x_unseen
     UP_OPS.flush = x_flush
     w.up_conn_ops = &CONN_OPS
     w.h1_up = &UP_OPS
@@ -66,52 +64,26 @@ cdef void h1c_reap(Worker *w) noexcept nogil:
 
 # ---- the request -----------------------------------------------------------------------------------------------------------------
 
-cdef int keep_request(Exchange *ex, const char *p, size_t n) noexcept nogil:
-    # behind what is kept of the request already
-    cdef Block *b = ex.req
-    cdef uint32_t k
-    while b != NULL and b.next != NULL:
-        b = b.next
-    while n:
-        if b == NULL or block_room(b) == 0:
-            if b == NULL:
-                b = block_new(&ex.w.r.bufs, <uint32_t>n)
-                ex.req = b
-            else:
-                b.next = block_new(&ex.w.r.bufs, <uint32_t>n)
-                b = b.next
-            if b == NULL:
-                return FM_ENOMEM
-        k = block_room(b)
-        if k > n:
-            k = <uint32_t>n
-        memcpy(block_data(b) + b.end, p, k)
-        b.end += k
-        p += k
-        n -= k
-    return FM_OK
-
-
-cdef uint32_t kept_request(const Exchange *ex) noexcept nogil:
-    cdef const Block *b = ex.req
-    cdef uint32_t n = 0
-    while b != NULL:
-        n += block_len(b)
-        b = b.next
-    return n
-
-
-cdef int x_encode(Exchange *ex, Msg *m, Slice target) noexcept nogil:
-    cdef uint32_t need = m.method_name.n + target.n + 192
+cdef int x_head(Exchange *ex, Msg *m, bint end) noexcept nogil:
+    cdef H1c *u = <H1c *>ex.up
+    cdef uint32_t need = m.method_name.n + m.target.n + 192
     cdef uint32_t i
+    cdef char *p
     cdef Out o
+    u.state = C_HEAD
+    u.seen = 0
+    u.interim = 0
+    u.reusable = 1
+    u.wire_before = conn_wire_tx(u.conn)
+    u.requests += 1
+    conn_deadline(u.conn, 0)
     for i in range(m.nhdr):
         need += m.hdr[i].name_n + m.hdr[i].value_n + 4
-    ex.req = block_new(&ex.w.r.bufs, need)
-    if ex.req == NULL:
-        return FM_ENOMEM
-    o = out_of(block_data(ex.req), ex.req.cap)
-    h1_write_request_line(&o, m, target)
+    p = conn_make(u.conn, need)
+    if p == NULL:
+        return FM_EHEAD
+    o = out_of(p, need)
+    h1_write_request_line(&o, m, m.target)
     h1_write_fields(&o, m)
     if ex.flags & XF_CHUNKED_REQ:
         out_bytes(&o, b"transfer-encoding: chunked\r\n", 28)
@@ -122,31 +94,14 @@ cdef int x_encode(Exchange *ex, Msg *m, Slice target) noexcept nogil:
     out_bytes(&o, b"\r\n", 2)
     if o.full:
         return FM_EHEAD
-    ex.req.end = <uint32_t>(o.p - block_data(ex.req))
-    return FM_OK
-
-
-cdef int x_head(Exchange *ex) noexcept nogil:
-    cdef H1c *u = ex.up
-    cdef Block *b = ex.req
-    u.state = C_HEAD
-    u.seen = 0
-    u.interim = 0
-    u.reusable = 1
-    u.wire_before = conn_wire_tx(u.conn)
-    u.requests += 1
-    conn_deadline(u.conn, 0)
-    while b != NULL:
-        conn_put(u.conn, block_data(b) + b.start, block_len(b))
-        b = b.next
+    conn_made(u.conn, <uint32_t>(o.p - p))
     return FM_OK
 
 
 cdef int x_data(Exchange *ex, const Slice *v, int n) noexcept nogil:
-    cdef H1c *u = ex.up
+    cdef H1c *u = <H1c *>ex.up
     cdef uint64_t total = 0
     cdef bint chunked = ex.flags & XF_CHUNKED_REQ and not ex.flags & XF_TUNNEL
-    cdef char line[24]
     cdef char *p
     cdef Out o
     cdef int i
@@ -154,32 +109,23 @@ cdef int x_data(Exchange *ex, const Slice *v, int n) noexcept nogil:
         total += v[i].n
     if total == 0:
         return FM_OK
-    if ex.flags & XF_REPLAYABLE and (kept_request(ex) + total + 32 > REPLAY_BYTES):
-        ex.flags &= ~<uint32_t>XF_REPLAYABLE
     if chunked:
-        o = out_of(line, 24)
-        out_hex(&o, total)
-        out_bytes(&o, b"\r\n", 2)
         p = conn_make(u.conn, 24)
         if p == NULL:
             return FM_ENOMEM
-        memcpy(p, line, o.p - line)
-        conn_made(u.conn, <uint32_t>(o.p - line))
-        if ex.flags & XF_REPLAYABLE and keep_request(ex, line, o.p - line) != FM_OK:
-            ex.flags &= ~<uint32_t>XF_REPLAYABLE
+        o = out_of(p, 24)
+        out_hex(&o, total)
+        out_bytes(&o, b"\r\n", 2)
+        conn_made(u.conn, <uint32_t>(o.p - p))
     for i in range(n):
         conn_put(u.conn, v[i].p, v[i].n)
-        if ex.flags & XF_REPLAYABLE and keep_request(ex, v[i].p, v[i].n) != FM_OK:
-            ex.flags &= ~<uint32_t>XF_REPLAYABLE
     if chunked:
         conn_put(u.conn, b"\r\n", 2)
-        if ex.flags & XF_REPLAYABLE and keep_request(ex, b"\r\n", 2) != FM_OK:
-            ex.flags &= ~<uint32_t>XF_REPLAYABLE
     return FM_OK
 
 
 cdef int x_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
-    cdef H1c *u = ex.up
+    cdef H1c *u = <H1c *>ex.up
     cdef uint32_t need = h1_last_chunk_size(trailers, n)
     cdef char *p
     cdef Out o
@@ -190,14 +136,19 @@ cdef int x_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
         return FM_ENOMEM
     o = out_of(p, need)
     h1_write_last_chunk(&o, trailers, n)
-    if ex.flags & XF_REPLAYABLE and keep_request(ex, p, o.p - p) != FM_OK:
-        ex.flags &= ~<uint32_t>XF_REPLAYABLE
     conn_made(u.conn, <uint32_t>(o.p - p))
     return FM_OK
 
 
+cdef bint x_unseen(Exchange *ex) noexcept nogil:
+    # The kernel's word that nothing was acknowledged counts only when the other side ended in order: a FIN carries an acknowledgement, a
+    # RST does not, and a peer that has read the request and resets may not have acknowledged it yet.
+    cdef H1c *u = <H1c *>ex.up
+    return u.conn.flags & CF_EOF and conn_acked_none_since(u.conn, u.wire_before)
+
+
 cdef void x_abort(Exchange *ex) noexcept nogil:
-    cdef H1c *u = ex.up
+    cdef H1c *u = <H1c *>ex.up
     if u == NULL:
         return
     ex.up = NULL
@@ -206,23 +157,20 @@ cdef void x_abort(Exchange *ex) noexcept nogil:
 
 
 cdef void x_resume(Exchange *ex) noexcept nogil:
-    if ex.up != NULL and ex.up.conn != NULL and (ex.up.conn.flags & CF_READABLE or ex.up.conn.inb != NULL):
-        conn_wake(ex.up.conn)
+    cdef H1c *u = <H1c *>ex.up
+    if u != NULL and u.conn != NULL and (u.conn.flags & CF_READABLE or u.conn.inb != NULL):
+        conn_wake(u.conn)
 
 
 cdef bint x_congested(Exchange *ex) noexcept nogil:
-    cdef H1c *u = ex.up
-    if u == NULL or u.conn == NULL or not conn_congested(u.conn):
-        return False
-    if not u.conn.flags & CF_BLOCKED:
-        u.conn.flags |= CF_BLOCKED
-        stat_inc(u.w.seg.stats, ST_PAUSES)
-    return True
+    cdef H1c *u = <H1c *>ex.up
+    return u != NULL and u.conn != NULL and relay_full(u.w, u.conn)
 
 
 cdef void x_flush(Exchange *ex) noexcept nogil:
-    if ex.up != NULL and ex.up.conn != NULL:
-        conn_flush(ex.up.conn)
+    cdef H1c *u = <H1c *>ex.up
+    if u != NULL and u.conn != NULL and u.w.r.g.conn == u.conn:
+        conn_flush(u.conn)
         exchange_sent(ex)
 
 
@@ -266,7 +214,7 @@ cdef void u_broken(H1c *u, int code) noexcept nogil:
             u.ex.up = NULL
             u.ex = NULL
     u_let_go(u)
-    if ex != NULL and ex.phase != PH_DONE:
+    if ex != NULL and ex.phase != PH_DONE and ex.up != NULL:
         ex.uops.flush(ex)        # a repeat on another connection
     u_flush_all(u.w)
 
@@ -474,8 +422,8 @@ cdef void u_read(H1c *u) noexcept nogil:
                     c.read_size = size * 2
                 elif <uint32_t>rc < CONN_READ_MIN:
                     c.read_size = CONN_READ_MIN
-                if u.ex != NULL and u.ex.down != NULL and u.ex.down.conn != NULL:
-                    conn_deadline(u.ex.down.conn, w.r.now_ms + w.opt.stream_idle_timeout_ms)
+                if u.ex != NULL:
+                    u.ex.dops.moved(u.ex)
                 continue
         if rc > 0:
             continue

@@ -1,10 +1,10 @@
 """Upstream connections (L3). See upstream.pxd."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from fastmesh._core.base.err cimport FM_AGAIN, FM_ENOMEM, FM_OK
 from fastmesh._core.base.pool cimport pool_get
 from fastmesh._core.base.view cimport Slice
-from fastmesh._core.net.conn cimport CF_HUP, CF_READABLE, Conn, conn_close, conn_deadline, conn_dial
+from fastmesh._core.net.conn cimport CF_HUP, CF_READABLE, conn_close, conn_deadline, conn_dial
 from fastmesh._core.net.sock cimport Addr
 from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsPeer
 from fastmesh._core.proxy.ctx cimport C_CONNECT, C_GONE, C_HEAD, C_IDLE, XF_IDEMPOTENT, Exchange, H1c, UpPool, Worker
@@ -124,6 +124,7 @@ cdef int dial(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpPool
     conn_deadline(u.conn, w.r.now_ms + (c.connect_timeout_ms if c.connect_timeout_ms else 10000))
     u.ex = ex
     ex.up = u
+    ex.uops = w.h1_up
     return FM_AGAIN
 
 
@@ -173,6 +174,7 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
                 u.idle_for = idle_for
                 u.ex = ex
                 ex.up = u
+                ex.uops = w.h1_up
                 stat_inc(w.seg.stats, ST_UP_CX_REUSED)
                 return FM_OK
             u = nxt

@@ -2,26 +2,27 @@
 
 It takes up config generations and orders at the beginning of a turn, tells its heartbeat at the end, and knows nothing of HTTP.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, malloc
 from libc.string cimport memcpy, memset
 from fastmesh._core.base.err cimport FM_OK
-from fastmesh._core.base.pool cimport pool_end, pool_init
+from fastmesh._core.base.pool cimport pool_init
 from fastmesh._core.base.sys cimport (
-    EAGAIN, ECONNABORTED, EINTR, EPOLLIN, PR_SET_NAME, PR_SET_PDEATHSIG, SIGKILL, block_signals, close, fm_errno, fm_load_acquire32, fm_store_release,
-    fm_store_release32, getrandom, prctl, read, time_gmt)
+    EAGAIN, ECONNABORTED, EINTR, EPOLLIN, PR_SET_NAME, PR_SET_PDEATHSIG, SIGKILL, block_signals, close, fm_load_acquire32,
+    fm_store_release, fm_store_release32, getrandom, prctl, read, time_gmt)
 from fastmesh._core.base.timer cimport timer_set
 from fastmesh._core.base.trim cimport fm_trim_files
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport Conn, conn_reap
-from fastmesh._core.net.reactor cimport Reactor, Source, reactor_add, reactor_del, reactor_end, reactor_init, reactor_run, reactor_task
+from fastmesh._core.net.reactor cimport Reactor, Source, reactor_add, reactor_del, reactor_init, reactor_run, reactor_task
 from fastmesh._core.net.sock cimport Addr, sock_accept
 from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsSpec, tls_ctx_key, tls_ctx_new, tls_ctx_ref, tls_ctx_unref
 from fastmesh._core.policy.router cimport router_commit, router_prepare
 from fastmesh._core.proxy.ctx cimport (
-    HBUF_BYTES, MAX_LISTENERS, MAX_TLS, TLS_PER_LISTENER, Exchange, H1c, H1s, ListenerState, UpPool, Worker)
+    HBUF_BYTES, MAX_LISTENERS, MAX_TLS, TLS_PER_LISTENER, Down, Exchange, H1c, H1s, ListenerState, UpPool, Worker)
 from fastmesh._core.proxy.exchange cimport exchange_reap
-from fastmesh._core.proxy.mux_h1_down cimport h1s_accept, h1s_close_all, h1s_init, h1s_reap, h1s_sweep
+from fastmesh._core.proxy.down cimport down_reap
+from fastmesh._core.proxy.mux_h1_down cimport h1s_accept, h1s_cut, h1s_init, h1s_sweep
 from fastmesh._core.proxy.mux_h1_up cimport h1c_init, h1c_reap
 from fastmesh._core.proxy.upstream cimport upstream_close_idle, upstream_sweep
 from fastmesh._core.shm.layout cimport EP_CELLS, ORDER_DRAIN, ORDER_STOP, W_DRAINING, W_GONE, W_SERVING
@@ -177,10 +178,20 @@ cdef void turn_begin(Reactor *r) noexcept nogil:
         obey(w)
 
 
+cdef void sweep(Worker *w) noexcept nogil:
+    # close what is idle
+    cdef Down *d = w.downs_head
+    cdef Down *nxt
+    while d != NULL:
+        nxt = d.next
+        h1s_sweep(<H1s *>d)
+        d = nxt
+
+
 cdef void turn_end(Reactor *r) noexcept nogil:
     cdef Worker *w = <Worker *>r.ctx
     exchange_reap(w)
-    h1s_reap(w)
+    down_reap(w)
     h1c_reap(w)
     conn_reap(r)
     w.seg.slot.heartbeat_ns = r.now_ns
@@ -189,7 +200,7 @@ cdef void turn_end(Reactor *r) noexcept nogil:
     w.seg.slot.upstreams = r.nconns - w.downs.live
     if w.draining:
         if r.now_ms >= w.drain_idle_ms:
-            h1s_sweep(w, True)   # in every turn from now on: answers that began before the drain did not say close
+            sweep(w)             # in every turn from now on: answers that began before the drain did not say close
         # also what was answered and is still being read
         if r.nconns == 0 or r.now_ms >= w.drain_deadline_ms:
             r.stop = 1
@@ -288,10 +299,11 @@ cdef int worker_run(Worker *w) noexcept nogil:
 
 cdef bint leaked(Worker *w) noexcept nogil:
     # When every connection is gone nothing else may be there: an account that does not close is a defect, and is told as one.
-    h1s_close_all(w)
+    while w.downs_head != NULL:
+        h1s_cut(<H1s *>w.downs_head)
     upstream_close_idle(w)
     exchange_reap(w)
-    h1s_reap(w)
+    down_reap(w)
     h1c_reap(w)
     if w.r.nconns != 0:
         return False             # some were still being flushed at the deadline
