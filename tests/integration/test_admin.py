@@ -111,7 +111,7 @@ def test_stats_as_text_and_json(edge: Edge) -> None:
     get(edge.port, "/x")
     text = edge.view("/stats")[1]
     assert "fastmesh_rq_total: 1\n" in text
-    assert all(re.fullmatch(r"[a-z_]+: [0-9.]+", line) for line in text.splitlines())
+    assert all(re.fullmatch(r"[a-z0-9_]+: [0-9.]+", line) for line in text.splitlines())
     found = {s["name"]: s["value"] for s in edge.json("/stats?format=json&filter=fastmesh_rq_t")["stats"]}
     assert found["fastmesh_rq_total"] == 1
     assert all("fastmesh_rq_t" in name for name in found)

@@ -10,7 +10,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from fastmesh._core.base.buf cimport Block, BufPool
 from fastmesh._core.base.pool cimport Pool
 from fastmesh._core.base.view cimport Slice
-from fastmesh._core.proto.hpack cimport HpackDec, HpackEnc
+from fastmesh._core.proto.hpack cimport HpackDec
+from fastmesh._core.proto.hpack_enc cimport HpackEnc
 from fastmesh._core.proto.msg cimport Hdr, Msg
 
 cdef enum:  # H2Stream.state (RFC 9113 5.1; we never push, so nothing is ever reserved)
