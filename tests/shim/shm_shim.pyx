@@ -10,7 +10,7 @@ from fastmesh._core.shm.layout cimport PEER_SLOTS, RING_BYTES, SERIES_SLOTS
 from fastmesh._core.shm.ring cimport LOG_STRS, RING_MAX_RECORD, LogRec, Ring, ring_empty, ring_get, ring_put
 from fastmesh._core.shm.segment cimport SegMap, Segment, segment_log, segment_map, snap_current
 from fastmesh._core.shm.snapshot cimport (
-    Snap, SnapCluster, SnapFault, SnapHeader, SnapListener, SnapStr, fnv64, host_hash, snap_check, snap_cluster, snap_fault,
+    CL_AS_CLIENT, CL_H2, Snap, SnapCluster, SnapFault, SnapHeader, SnapListener, SnapStr, fnv64, host_hash, snap_check, snap_cluster, snap_fault,
     snap_listener, snap_open, snap_str,
 )
 from fastmesh._core.shm.stats cimport (
@@ -63,6 +63,16 @@ cdef class Frozen:
         snap_open(&s, self.base)
         k = snap_cluster(&s, fnv64(raw, len(raw)))
         return None if k == NULL else s.base[k.name.off:k.name.off + k.name.n].decode("utf-8", "replace")
+
+    def upstream(self, name):
+        """What a cluster says of its connections."""
+        cdef Snap s
+        cdef bytes raw = name.encode()
+        cdef const SnapCluster *k
+        snap_open(&s, self.base)
+        k = snap_cluster(&s, fnv64(raw, len(raw)))
+        return {"h2": (k.flags & CL_H2) != 0, "as_client": (k.flags & CL_AS_CLIENT) != 0, "max_streams": k.max_streams,
+                "tls_policy": k.tls_policy}
 
     def listener(self, name):
         cdef Snap s
@@ -181,7 +191,8 @@ cdef class WorkerView:
     def peer(self, bytes sid):
         return peer_intern(self.m.peers, sid, len(sid))
 
-    def observe(self, *, cluster=0, endpoint=0xffffffff, flags=0, status=200, peer=0, direction=0, security=0, protocol=0, us=1):
+    def observe(self, *, cluster=0, endpoint=0xffffffff, flags=0, status=200, peer=0, direction=0, security=0, protocol=0, grpc=0,
+                us=1):
         """Count one request; the position of its series."""
         cdef SeriesKey k
         cdef Series *s
@@ -194,13 +205,14 @@ cdef class WorkerView:
         k.direction = direction
         k.security = security
         k.protocol = protocol
+        k.grpc = grpc
         s = series_get(self.m.series, self.m.stats, &k)
         s.count += 1
         s.duration.sum += us
         s.duration.bins[hist_ms_bin(us)] += 1
         return s - self.m.series.s
 
-    def log(self, strings, *, status=200, flags=0, peer=b"", port=0, trace=b"\0" * 16):
+    def log(self, strings, *, status=200, flags=0, peer=b"", port=0, trace=b"\0" * 16, minor=0, grpc=0):
         """An access-log record through the ring, as a worker writes it; the code of segment_log."""
         cdef LogRec r
         cdef bytes text = b"".join(strings)
@@ -209,6 +221,8 @@ cdef class WorkerView:
         r.bytes = (n + 7) & ~7
         r.status = status
         r.flags = flags
+        r.minor = minor
+        r.grpc = grpc
         for i in range(LOG_STRS):
             r.str_n[i] = len(strings[i])
         r.peer_port = port

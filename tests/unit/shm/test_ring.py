@@ -89,11 +89,12 @@ def test_a_log_record_is_read_back_in_full():
     strings = [b"GET", b"/p?q=1", b"reviews:9080", b"ua\xff", b"", b"id"]
     strings += [b"127.0.0.1:1", b"c", b"r", b"via_upstream", b"spiffe://d/x"]
     peer, trace = bytes([10, 0, 0, 1]), bytes(range(16))
-    assert worker.log(strings, status=503, flags=3, peer=peer, port=4321, trace=trace) == 0
+    assert worker.log(strings, status=503, flags=3, peer=peer, port=4321, trace=trace, minor=2, grpc=15) == 0
     (got,) = segment.log_records(10)
     assert (got["method"], got["path"], got["user_agent"]) == ("GET", "/p?q=1", "ua\\xff")
     assert got["peer"] == "spiffe://d/x" and got["details"] == "via_upstream"
     assert (got["status"], got["flags"], got["peer_addr"], got["peer_port"]) == (503, 3, "10.0.0.1", 4321)
+    assert (got["minor"], got["grpc"]) == (2, 15)
     assert got["trace_id"] == bytes(range(16)).hex()
     assert segment.log_records(10) == []
 

@@ -27,7 +27,7 @@ def test_bounds_are_envoys():
 def test_a_series_is_found_again_and_differs_in_every_field():
     worker = WorkerView(seg.Segment.create(1), 0)
     base = {"cluster": 7, "endpoint": 3, "flags": 1, "status": 200}
-    base |= {"peer": 1, "direction": 1, "security": 1, "protocol": 1}
+    base |= {"peer": 1, "direction": 1, "security": 1, "protocol": 1, "grpc": 1}
     first = worker.observe(**base)
     others = [worker.observe(**{**base, name: value + 1}) for name, value in base.items()]
     assert len({first, *others}) == len(base) + 1
@@ -46,6 +46,13 @@ def test_series_count_as_a_dict_does(keys):
         worker.observe(cluster=cluster, endpoint=endpoint, status=status)
         oracle[cluster, endpoint, status] = oracle.get((cluster, endpoint, status), 0) + 1
     assert {(s["cluster"], s["endpoint"], s["status"]): s["count"] for s in segment.series()} == oracle
+
+
+def test_series_of_different_grpc_statuses_are_told_apart_over_all_workers():
+    segment = seg.Segment.create(2)
+    for i, grpc in ((0, 0), (0, 1), (1, 1), (1, 15)):
+        WorkerView(segment, i).observe(protocol=1, grpc=grpc)
+    assert {s["grpc"]: s["count"] for s in segment.series()} == {0: 1, 1: 2, 15: 1}
 
 
 def test_a_full_table_counts_into_the_overflow_series():

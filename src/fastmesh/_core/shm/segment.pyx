@@ -105,7 +105,7 @@ cdef dict log_dict(const char *p, uint32_t n):
         "status": r.status, "minor": r.minor, "direction": r.direction, "flags": r.flags, "attempts": r.attempts,
         "start_wall_ns": r.start_wall_ns, "duration_us": r.duration_us, "upstream_us": r.upstream_us, "hop_us": r.hop_us,
         "rx_bytes": r.rx_bytes, "tx_bytes": r.tx_bytes, "security": r.security, "peer_port": r.peer_port, "peer_addr": "",
-        "trace_id": (<const char *>r.trace_id)[:16].hex(),
+        "trace_id": (<const char *>r.trace_id)[:16].hex(), "grpc": r.grpc,
     }
     if r.peer_family in (4, 6) and inet_ntop(AF_INET if r.peer_family == 4 else AF_INET6, r.peer_addr, addr, sizeof(addr)) != NULL:
         d["peer_addr"] = addr.decode()
@@ -471,7 +471,7 @@ cdef class Segment:
 
     def series(self) -> list[dict]:
         """The metric series of all workers, merged by key. A histogram is [sum, bin, bin, ...]; bounds: the constants above.
-        `endpoint` is a cell or None, `cluster` the id (see cluster_id) or 0; `overflow`: what did not find a slot of its own."""
+        `grpc` is the gRPC status + 1, 0 for none; `endpoint` is a cell or None, `cluster` the id (see cluster_id) or 0; `overflow`: what did not find a slot of its own."""
         cdef SeriesTable *t
         cdef PeerTable *peers
         cdef Series *s
@@ -493,7 +493,7 @@ cdef class Segment:
                     peer = "overflow"
                 else:
                     peer = text(peers.id[k.peer], PEER_BYTES).partition("\0")[0]
-                key = (k.cluster, k.endpoint, k.flags, k.status, peer, k.direction, k.security, k.protocol, overflow)
+                key = (k.cluster, k.endpoint, k.flags, k.status, peer, k.direction, k.security, k.protocol, k.grpc, overflow)
                 values = [
                     hist_list(&s.duration), hist_list(&s.upstream), hist_list(&s.hop), hist_list(&s.rx_bytes), hist_list(&s.tx_bytes)]
                 known = merged.get(key)
@@ -501,7 +501,7 @@ cdef class Segment:
                     merged[key] = {
                         "cluster": k.cluster, "endpoint": None if k.endpoint == 0xffffffff else k.endpoint, "flags": k.flags,
                         "status": k.status, "peer": peer, "direction": k.direction, "security": k.security, "protocol": k.protocol,
-                        "overflow": overflow, "count": s.count, **dict(zip(hists, values)),
+                        "grpc": k.grpc, "overflow": overflow, "count": s.count, **dict(zip(hists, values)),
                     }
                 else:
                     known["count"] += s.count

@@ -62,14 +62,15 @@ cdef inline uint64_t key_hash(const SeriesKey *k) noexcept nogil:
     h ^= (<uint64_t>k.endpoint << 32) | k.flags
     h *= <uint64_t>0x9E3779B97F4A7C15
     h ^= h >> 32
-    h ^= (<uint64_t>k.status << 40) | (<uint64_t>k.peer << 24) | (<uint64_t>k.direction << 16) | (<uint64_t>k.security << 8) | k.protocol
+    h ^= ((<uint64_t>k.grpc << 56) | (<uint64_t>k.status << 40) | (<uint64_t>k.peer << 24) | (<uint64_t>k.direction << 16)
+          | (<uint64_t>k.security << 8) | k.protocol)
     h *= <uint64_t>0x9E3779B97F4A7C15
     return h ^ (h >> 29)
 
 
 cdef inline bint key_eq(const SeriesKey *a, const SeriesKey *b) noexcept nogil:
     return (a.cluster == b.cluster and a.endpoint == b.endpoint and a.flags == b.flags and a.status == b.status and a.peer == b.peer
-            and a.direction == b.direction and a.security == b.security and a.protocol == b.protocol)
+            and a.direction == b.direction and a.security == b.security and a.protocol == b.protocol and a.grpc == b.grpc)
 
 
 cdef Series *series_get(SeriesTable *t, StatsRow *r, const SeriesKey *k) noexcept nogil:
