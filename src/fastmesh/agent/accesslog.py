@@ -31,6 +31,27 @@ PIECE_BYTES = 4096
 # A file that could not be opened or written is tried again this often.
 RETRY_SECONDS = 5.0
 
+# By number, in Envoy's spelling.
+GRPC_STATUS = (
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+)
+
 _QUOTES = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
 
@@ -60,12 +81,24 @@ def start_time(wall_ns: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest // 1_000_000:03d}Z"
 
 
+def protocol(r: Record) -> str:
+    """What the client spoke."""
+    return "HTTP/2" if r["minor"] == 2 else f"HTTP/1.{r['minor']}"
+
+
+def grpc_name(found: int) -> str | None:
+    """A record's gRPC status (one more than its number, 0 for none) as Envoy writes GRPC_STATUS: by name."""
+    if not found:
+        return None
+    return GRPC_STATUS[found - 1] if found <= len(GRPC_STATUS) else str(found - 1)
+
+
 def text_line(r: Record) -> str:
     """Envoy's default format."""
     service_time = r["upstream_us"] // 1000 if r["upstream_host"] and r["upstream_us"] else "-"
     return (
         f"[{start_time(r['start_wall_ns'])}] "
-        f'"{escaped(r["method"])} {escaped(r["path"])} HTTP/1.{r["minor"]}" '
+        f'"{escaped(r["method"])} {escaped(r["path"])} {protocol(r)}" '
         f"{r['status']} {flag_letters(r['flags']) or '-'} {r['rx_bytes']} {r['tx_bytes']} "
         f'{r["duration_us"] // 1000} {service_time} "{escaped(r["x_forwarded_for"])}" '
         f'"{escaped(r["user_agent"])}" "{escaped(r["request_id"])}" "{escaped(r["authority"])}" '
@@ -82,8 +115,9 @@ def json_line(r: Record) -> str:
         "start_time": start_time(r["start_wall_ns"]),
         "method": r["method"],
         "path": r["path"],
-        "protocol": f"HTTP/1.{r['minor']}",
+        "protocol": protocol(r),
         "response_code": r["status"],
+        "grpc_status": grpc_name(r["grpc"]),
         "response_flags": flag_letters(r["flags"]) or "-",
         "response_code_details": r["details"],
         "bytes_received": r["rx_bytes"],

@@ -76,6 +76,29 @@ COUNTERS = {
     "snap_refused": "Config generations that could not be used.",
     "pauses": "Reads paused by back-pressure.",
     "pool_full": "Allocations refused at a cap.",
+    "rq_grpc": "gRPC requests.",
+    "h2_cx": "HTTP/2 connections, of clients and to upstreams.",
+    "h2_streams": "HTTP/2 streams opened, by clients and to upstreams.",
+    "h2_refused": "HTTP/2 streams refused: more at a time than a connection may have.",
+    "h2_rst_in": "RST_STREAM frames read.",
+    "h2_rst_out": "RST_STREAM frames written.",
+    "h2_goaway_in": "GOAWAY frames read.",
+    "h2_goaway_out": "GOAWAY frames written.",
+    "h2_malformed": "HTTP/2 messages refused: malformed (RFC 9113 8.1.1).",
+    "h2_protocol": "HTTP/2 connections ended for an error of the protocol, a frame's size or HPACK.",
+    "h2_flow": "HTTP/2 flow-control errors of peers.",
+    "h2_header_list": "HTTP/2 heads refused for their size.",
+    "h2_rapid_reset": "HTTP/2 connections ended: streams opened and reset too often (CVE-2023-44487).",
+    "h2_made_reset": "HTTP/2 connections ended: the peer made us reset too many streams (CVE-2025-8671).",
+    "h2_continuations": "HTTP/2 connections ended: too many CONTINUATION frames (CVE-2024-27316).",
+    "h2_pings": "HTTP/2 connections ended: too many PING frames.",
+    "h2_settings": "HTTP/2 connections ended: too many SETTINGS frames.",
+    "h2_empty_frames": "HTTP/2 connections ended: too many frames that move nothing.",
+    "h2_updates": "HTTP/2 connections ended: too many WINDOW_UPDATE frames.",
+    "h2_control_out": "HTTP/2 connections ended: too many answers to control frames not read by the peer.",
+    "h2_stalled": "HTTP/2 streams ended: their window stayed shut for too long.",
+    "up_streams": "Requests sent as streams of an HTTP/2 connection to an upstream.",
+    "up_refused": "Streams that an upstream refused or, going away, did not see.",
 }
 # What a series stands for that found no slot of its own: the label says so instead of naming somebody.
 OVERFLOW = "overflow"
@@ -121,7 +144,7 @@ def series_labels(agent: Agent, series: dict[str, Any]) -> dict[str, str]:
             "destination_service_namespace": namespace or UNKNOWN,
             "request_protocol": PROTOCOL_NAMES[series["protocol"]],
             "response_code": str(series["status"]),
-            "grpc_response_status": "",
+            "grpc_response_status": grpc_status(series),
             "response_flags": flag_letters(series["flags"]) or "-",
             # The client's side cannot vouch for what the server enforces: Istio's own proxies say "unknown"
             # there.
@@ -131,6 +154,11 @@ def series_labels(agent: Agent, series: dict[str, Any]) -> dict[str, str]:
     if series["overflow"]:
         labels.update({"destination_service": OVERFLOW, "destination_service_name": OVERFLOW})
     return labels
+
+
+def grpc_status(series: dict[str, Any]) -> str:
+    """The status as a number, Istio's form; nothing for what is not gRPC or was ended without a status."""
+    return str(series["grpc"] - 1) if series["protocol"] and series["grpc"] else ""
 
 
 def workload(name: str, namespace: str, version: str, principal: str, service: str = "") -> dict[str, str]:

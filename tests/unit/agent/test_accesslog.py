@@ -18,7 +18,7 @@ from fastmesh.agent.loop import Loop
 from fastmesh.supervisor.log import Log
 
 RECORD: dict[str, Any] = {
-    "status": 200, "minor": 1, "direction": 1, "flags": 0, "attempts": 1,
+    "status": 200, "minor": 1, "direction": 1, "flags": 0, "attempts": 1, "grpc": 0,
     "start_wall_ns": 1_460_751_620_310_000_000, "duration_us": 226_999, "upstream_us": 100_500, "hop_us": 300,
     "rx_bytes": 154, "tx_bytes": 7, "security": 0, "peer_port": 5, "peer_addr": "10.0.35.28",
     "trace_id": "0" * 32, "method": "POST", "path": "/api/v1/locations", "authority": "locations",
@@ -92,6 +92,21 @@ def test_what_is_missing_is_a_dash_in_text_and_null_in_json() -> None:
     assert entry["user_agent"] is None and entry["upstream_host"] is None
     assert entry["response_flags"] == "NR"
     assert entry["upstream_service_time"] is None and entry["trace_id"] is None
+
+
+@pytest.mark.parametrize(("minor", "text"), [(0, "HTTP/1.0"), (1, "HTTP/1.1"), (2, "HTTP/2")])
+def test_the_version_is_the_clients(minor: int, text: str) -> None:
+    record = {**RECORD, "minor": minor}
+    assert f'"POST /api/v1/locations {text}" 200' in text_line(record)
+    assert json.loads(json_line(record))["protocol"] == text
+
+
+@pytest.mark.parametrize(
+    ("grpc", "name"),
+    [(0, None), (1, "OK"), (2, "Canceled"), (15, "Unavailable"), (17, "Unauthenticated"), (18, "17")],
+)
+def test_a_grpc_status_is_named_as_envoy_names_it(grpc: int, name: str | None) -> None:
+    assert json.loads(json_line({**RECORD, "grpc": grpc}))["grpc_status"] == name
 
 
 def test_several_flags() -> None:
