@@ -9,10 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from fastmesh.model.index import Index, Rule, Service, effective_policy, labels_match
+from fastmesh.model.protocols import HTTP2
 from fastmesh.model.schema import Resource
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from fastmesh.model import ir
+
+    Protocol = Literal["http1", "h2", "as_client"]
 
 ALPN: Final = ["http/1.1"]
 DEFAULT_LB: Final = "LEAST_REQUEST"
@@ -34,11 +39,29 @@ def subset_labels(rule: Rule | None, subset: str) -> dict[str, str]:
     return labels
 
 
+def declared_protocol(index: Index, host: str, port: int) -> str:
+    """What a ServiceEntry says that a port speaks (protocols.py); "" when nothing says it."""
+    service = index.service(host)
+    own = service.ports.get(port) if service is not None else None
+    return own.protocol if own is not None else ""
+
+
+def upstream_protocol(http: dict[str, Any], declared: str, unsaid: Protocol) -> Protocol:
+    """The protocol towards endpoints without TLS, by Istio's rules: the client's where the rule wants that;
+    HTTP/2 by the port or by the rule's upgrade; `unsaid` for a port that does not tell. DO_NOT_UPGRADE takes
+    back neither: it is for HTTP ports under a mesh-wide upgrade, which there is not."""
+    if http.get("useClientProtocol"):
+        return "as_client"
+    if declared in HTTP2 or http.get("h2UpgradePolicy") == "UPGRADE":
+        return "h2"
+    return "http1" if declared else unsaid
+
+
 def base_cluster(
-    index: Index, host: str, port: int, subset: str, namespace: str
+    index: Index, host: str, port: int, subset: str, namespace: str, unsaid: Protocol = "http1"
 ) -> tuple[ir.Cluster, dict[str, Any] | None]:
     """A cluster without endpoints, with the settings of its DestinationRule; and the rule's tls block, if
-    there is one."""
+    there is one. `unsaid`: see upstream_protocol."""
     policy = effective_policy(index.rule(host), subset, port)
     out: ir.Cluster = {"name": cluster_name(port, subset, host), "service": host, "endpoints": []}
     if namespace:
@@ -56,6 +79,11 @@ def base_cluster(
         out["max_requests_per_connection"] = http["maxRequestsPerConnection"]
     if "maxConnections" in tcp:
         out["max_connections"] = tcp["maxConnections"]
+    if http.get("maxConcurrentStreams"):
+        out["max_streams"] = http["maxConcurrentStreams"]
+    protocol = upstream_protocol(http, declared_protocol(index, host, port), unsaid)
+    if protocol != "http1":
+        out["protocol"] = protocol
     return out, policy.get("tls")
 
 

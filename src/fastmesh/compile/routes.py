@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 MESH: Final = "mesh"
 DEFAULT_ATTEMPTS: Final = 2
-DEFAULT_RETRY_ON: Final = ("connect-failure", "refused-stream")
-"""Istio retries twice by default, on connect-failure, refused-stream and the gRPC statuses unavailable and
-cancelled; the latter two are to come with gRPC."""
+DEFAULT_RETRY_ON: Final = ("connect-failure", "refused-stream", "unavailable", "cancelled")
+"""Istio's default; the latter two are gRPC statuses."""
 SINGLE_WEIGHT: Final = 1
 """The weight of a destination that is alone: it gets every request whatever its weight says."""
 

@@ -197,7 +197,8 @@ class _Service:
         namespace = (
             namespace_of(host) if host in self.world.registry else service.namespace if service else ""
         )
-        out, tls = base_cluster(self.world.index, host, port, subset, namespace)
+        # A sidecar sees what its application speaks, and the sidecar at the other end takes both versions.
+        out, tls = base_cluster(self.world.index, host, port, subset, namespace, "as_client")
         labels = subset_labels(rule, subset)
         # without a rule the mesh decides; a tls block without mode means DISABLE, as in Istio
         mode = AUTO if tls is None else tls.get("mode", "DISABLE")

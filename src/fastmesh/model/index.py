@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from fastmesh.model.protocols import port_protocol
 from fastmesh.model.schema import Key, Resource
 
 DOMAIN: Final = "cluster.local"
@@ -69,6 +70,7 @@ class ServicePort:
     number: int
     name: str
     protocol: str
+    """See protocols.py; "" when nothing says it."""
     target: int
 
 
@@ -139,7 +141,7 @@ class Index:
             service.entries.append(entry)
             for p in entry.spec["ports"]:
                 port = ServicePort(
-                    p["number"], p["name"], p.get("protocol", "HTTP"), p.get("targetPort", p["number"])
+                    p["number"], p["name"], port_protocol(p), p.get("targetPort", p["number"])
                 )
                 service.ports.setdefault(port.number, port)
 

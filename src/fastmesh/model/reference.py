@@ -38,9 +38,12 @@ of a file are told at once, with file and line. This page is generated from the 
 - Regexes: RE2, matched against the whole value.
 - A host without a dot is a service of the rule's namespace: `reviews` is
   `reviews.default.svc.cluster.local`. Rules in the namespace `istio-system` are mesh-wide.
-- `retryOn` takes {retry_on}. Routes that forward are
-  retried twice by default, on `connect-failure` and `refused-stream`; `retries.attempts: 0` turns it off.
-- `exportTo` takes `"*"` only. A port's `protocol` is HTTP or HTTPS: HTTP/2, gRPC and TCP are refused.
+- `retryOn` takes
+  {retry_on}.
+  Routes that forward are retried twice by default, on `connect-failure`, `refused-stream`, `unavailable` and
+  `cancelled` (Istio's default); `retries.attempts: 0` turns it off.
+- `exportTo` takes `"*"` only. A port of a ServiceEntry without `protocol` speaks what its name begins with
+  (`http2-web`, `grpc`); OPERATIONS.md says what follows from a protocol. TCP is refused.
 
 On an edge (`fastmesh edge --config FILE`) every Gateway of the file belongs to the proxy, whatever its
 `selector` says; hosts of VirtualServices are taken literally; TLS files are relative to the file's folder;
@@ -92,7 +95,9 @@ def reference() -> str:
     out = [
         INTRO.format(
             metadata=",\n  ".join(", ".join(names[i : i + 5]) for i in range(0, len(names), 5)),
-            retry_on=", ".join(f"`{w}`" for w in RETRY_ON),
+            retry_on=",\n  ".join(
+                ", ".join(f"`{w}`" for w in RETRY_ON[i : i + 4]) for i in range(0, len(RETRY_ON), 4)
+            ),
         )
     ]
     for kind, (versions, schema) in KINDS.items():

@@ -60,6 +60,12 @@ _TCP: Final = Message(
     rule=_tcp,
 )
 
+
+def _http(d: dict[str, Any], r: Reporter) -> None:
+    if d.get("useClientProtocol") and d.get("h2UpgradePolicy", "DEFAULT") != "DEFAULT":
+        r.warn("has no effect beside useClientProtocol, as in Istio", "remove one", at=("h2UpgradePolicy",))
+
+
 _HTTP: Final = Message(
     "HTTPSettings",
     {
@@ -68,13 +74,12 @@ _HTTP: Final = Message(
         "maxRequestsPerConnection": Int(0, MAX_REQUESTS_PER_CONNECTION),
         "maxRetries": later(),
         "idleTimeout": Duration(),
-        "h2UpgradePolicy": Enum(
-            ["DEFAULT", "DO_NOT_UPGRADE"], later={"UPGRADE": "HTTP/2 to upstreams is to come"}
-        ),
-        "useClientProtocol": later(),
-        "maxConcurrentStreams": later(),
+        "h2UpgradePolicy": Enum(["DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"]),
+        "useClientProtocol": Bool(),
+        "maxConcurrentStreams": Int(0, MAX_COUNT),
         "http2KeepAlive": later(),
     },
+    rule=_http,
 )
 
 CONNECTION_POOL: Final = Message("ConnectionPoolSettings", {"tcp": _TCP, "http": _HTTP})

@@ -7,26 +7,13 @@ import re
 from typing import Any, Final
 
 from fastmesh.model import formats as fmt
+from fastmesh.model import protocols
 from fastmesh.model.fields import NOT_YET, Bool, Enum, Int, List, Map, Message, Str, clip, gone, later, req
 from fastmesh.model.problems import Reporter
 from fastmesh.model.schema_destinationrule import LABELS
 from fastmesh.model.schema_virtualservice import EXPORT_TO, MAX_TOTAL_WEIGHT, PORT
 
 MAX_ENDPOINT_WEIGHT: Final = 65535
-
-PROTOCOLS: Final = {"HTTP": "HTTP", "HTTPS": "HTTPS"}
-PROTOCOLS_LATER: Final = {
-    "HTTP2": "HTTP/2 is to come; HTTP serves HTTP/1.1",
-    "GRPC": "gRPC needs HTTP/2, which is to come",
-    "GRPC-WEB": "use HTTP: gRPC-Web over HTTP/1.1 is plain HTTP here",
-    "HTTP_PROXY": "",
-    "TCP": "only HTTP is routed",
-    "TLS": "TLS is not passed through yet",
-    "MONGO": "only HTTP is routed",
-    "MYSQL": "only HTTP is routed",
-    "REDIS": "only HTTP is routed",
-    "UDP": "only HTTP is routed",
-}
 
 
 class Protocol(Enum):
@@ -35,10 +22,10 @@ class Protocol(Enum):
     __slots__ = ()
 
     def check(self, value: Any, r: Reporter) -> Any:
-        return super().check(value.upper() if isinstance(value, str) else value, r)
+        return super().check(protocols.folded(value) if isinstance(value, str) else value, r)
 
 
-PROTOCOL: Final = Protocol(PROTOCOLS, PROTOCOLS_LATER)
+PROTOCOL: Final = Protocol(protocols.SERVED, protocols.LATER)
 
 # -- Gateway -------------------------------------------------------------------------------------------------
 
@@ -123,8 +110,8 @@ def _server(d: dict[str, Any], r: Reporter) -> None:
     protocol, tls = d["port"]["protocol"], d.get("tls")
     if protocol == "HTTPS" and (tls is None or "mode" not in tls):
         r.add("is required by protocol HTTPS", at=("tls",) if tls is None else ("tls", "mode"))
-    if protocol == "HTTP" and tls is not None and "mode" in tls:
-        r.add("contradicts protocol HTTP", "write protocol HTTPS to serve TLS", at=("tls", "mode"))
+    if protocol != "HTTPS" and tls is not None and "mode" in tls:
+        r.add(f"contradicts protocol {protocol}", "write protocol HTTPS to serve TLS", at=("tls", "mode"))
     if protocol == "HTTPS" and tls is not None and tls.get("httpsRedirect"):
         r.add(
             "contradicts protocol HTTPS: this server is where it would redirect to",
@@ -218,9 +205,10 @@ def _service_entry(d: dict[str, Any], r: Reporter) -> None:
     if "workloadSelector" in d and endpoints:
         r.add("workloadSelector and endpoints exclude each other", at=("endpoints",))
     for i, p in enumerate(d.get("ports", ())):
-        suggested = p["name"].partition("-")[0].upper()
-        if "protocol" not in p and (suggested in PROTOCOLS_LATER or suggested == "HTTPS"):
-            r.add(f"is required: the name {p['name']} says {suggested}", at=("ports", i, "protocol"))
+        said = protocols.name_says(p["name"])
+        if "protocol" not in p and said in protocols.LATER:
+            why = f"the name {p['name']} says {said}, which is {NOT_YET}"
+            r.add(f"is required: {why}", protocols.LATER[said], at=("ports", i, "protocol"))
     wild = [i for i, h in enumerate(d.get("hosts", ())) if "*" in h]
     if resolution == "STATIC":
         if not endpoints and "workloadSelector" not in d:

@@ -30,8 +30,17 @@ MAX_WEIGHT: Final = 1_000_000
 MAX_TOTAL_WEIGHT: Final = 16_000_000
 MAX_ATTEMPTS: Final = 100
 
-RETRY_ON: Final = ("connect-failure", "refused-stream", "reset-before-request")
-"""What the data plane retries on."""
+RETRY_ON: Final = (
+    "connect-failure",
+    "refused-stream",
+    "reset-before-request",
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+)
+"""What the data plane retries on; from `cancelled` on: the status that a gRPC request is answered with."""
 RETRY_ON_LATER: Final = frozenset(
     {
         "5xx",
@@ -42,11 +51,6 @@ RETRY_ON_LATER: Final = frozenset(
         "retriable-status-codes",
         "retriable-headers",
         "http3-post-connect-failure",
-        "cancelled",
-        "deadline-exceeded",
-        "internal",
-        "resource-exhausted",
-        "unavailable",
     }
 )
 

@@ -13,6 +13,7 @@ from typing import Any
 from fastmesh.model.fields import NOT_YET, did_you_mean
 from fastmesh.model.index import Index, Rule, tls_blocks
 from fastmesh.model.problems import Path, Problem
+from fastmesh.model.protocols import port_protocol
 from fastmesh.model.schema import Key, Resource
 
 MESH = "mesh"
@@ -302,7 +303,8 @@ class _Validator:
     ) -> None:
         number = s["port"]["number"]
         path: Path = ("spec", "servers", i)
-        if s["port"]["protocol"] != first["port"]["protocol"]:
+        # HTTP, HTTP2 and GRPC are one: a listener tells the versions apart by their first bytes.
+        if (s["port"]["protocol"] == "HTTPS") != (first["port"]["protocol"] == "HTTPS"):
             self.add(
                 g,
                 (*path, "port", "protocol"),
@@ -338,7 +340,7 @@ class _Validator:
             protocols: dict[int, str] = {}
             for entry in service.entries:
                 for i, p in enumerate(entry.spec["ports"]):
-                    protocol = p.get("protocol", "HTTP")
+                    protocol = port_protocol(p) or "HTTP"
                     if protocols.setdefault(p["number"], protocol) != protocol:
                         self.add(
                             entry,

@@ -77,7 +77,30 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("{connectionPool: {http: {idleTimeout: 1m}}}", {"idle_timeout_ms": 60_000}),
     ("{connectionPool: {http: {maxRequestsPerConnection: 1}}}", {"max_requests_per_connection": 1}),
     ("{connectionPool: {http: {maxRequestsPerConnection: 0}}}", {}),
+    ("{connectionPool: {http: {h2UpgradePolicy: DEFAULT}}}", {}),
     ("{connectionPool: {http: {h2UpgradePolicy: DO_NOT_UPGRADE}}}", {}),
+    ("{connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}", {"protocol": "h2"}),
+    ("{connectionPool: {http: {useClientProtocol: true}}}", {"protocol": "as_client"}),
+    ("{connectionPool: {http: {useClientProtocol: false}}}", {}),
+    (
+        "{connectionPool: {http: {useClientProtocol: true, h2UpgradePolicy: UPGRADE}}}",
+        {"protocol": "as_client"},
+    ),
+    ("{connectionPool: {http: {maxConcurrentStreams: 7}}}", {"max_streams": 7}),
+    ("{connectionPool: {http: {maxConcurrentStreams: 0}}}", {}),
+    (
+        "{connectionPool: {http: {h2UpgradePolicy: UPGRADE}}, portLevelSettings: "
+        "[{port: {number: 80}, connectionPool: {http: {maxConcurrentStreams: 3}}}]}",
+        {"max_streams": 3},
+    ),
+    (
+        "{portLevelSettings: [{port: {number: 80}, connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}]}",
+        {"protocol": "h2"},
+    ),
+    (
+        "{portLevelSettings: [{port: {number: 81}, connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}]}",
+        {},
+    ),
     ("{tls: {mode: DISABLE}}", {}),
     ("{tls: {}}", {}),
     (
@@ -117,6 +140,35 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("policy", "expected"), POLICIES, ids=[p for p, _ in POLICIES])
 def test_a_traffic_policy(policy: str, expected: dict[str, Any]) -> None:
     assert only_cluster(route(), entry(), rule(policy)) == {**BASE, **expected}
+
+
+# (port's name, its protocol, connectionPool.http) -> the cluster's protocol; an edge does not ask what its
+# client speaks unless a rule says so
+PORTS: list[tuple[str, str, dict[str, Any], str]] = [
+    ("web", "", {}, "http1"),
+    ("http", "", {}, "http1"),
+    ("http-web", "", {}, "http1"),
+    ("http2", "", {}, "h2"),
+    ("HTTP2-web", "", {}, "h2"),
+    ("grpc-api", "", {}, "h2"),
+    ("grpcs", "", {}, "http1"),
+    ("web-grpc", "", {}, "http1"),
+    ("grpc-api", "HTTP", {}, "http1"),
+    ("web", "http2", {}, "h2"),
+    ("web", "GRPC", {}, "h2"),
+    ("web", "kubernetes.io/h2c", {}, "h2"),
+    ("web", "Http", {"h2UpgradePolicy": "UPGRADE"}, "h2"),
+    ("web", "GRPC", {"h2UpgradePolicy": "DO_NOT_UPGRADE"}, "h2"),
+    ("web", "GRPC", {"useClientProtocol": True}, "as_client"),
+]
+
+
+@pytest.mark.parametrize(("name", "protocol", "http", "expected"), PORTS)
+def test_what_a_port_speaks(name: str, protocol: str, http: dict[str, Any], expected: str) -> None:
+    port = {"number": 80, "name": name, **({"protocol": protocol} if protocol else {})}
+    docs = [rule("{}") | {"spec": {"host": HOST, "trafficPolicy": {"connectionPool": {"http": http}}}}]
+    made = only_cluster(route(), entry(ports=[port]), *(docs if http else []))
+    assert made.get("protocol", "http1") == expected
 
 
 def test_a_subsets_policy_replaces_blocks_of_the_top_level() -> None:

@@ -59,7 +59,7 @@ spec:
   - {name: v1, labels: {version: v1}}
   - {name: v2, labels: {version: v2}}
 """
-RETRIES = {"attempts": 2, "retry_on": ["connect-failure", "refused-stream"]}
+RETRIES = {"attempts": 2, "retry_on": ["connect-failure", "refused-stream", "unavailable", "cancelled"]}
 
 
 def write(folder: Path, text: str) -> str:

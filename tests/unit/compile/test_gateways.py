@@ -61,6 +61,14 @@ def served(made: Any, table: int = 0) -> dict[str, list[int]]:
     }
 
 
+@pytest.mark.parametrize("protocol", ["HTTP", "http2", "GRPC", "kubernetes.io/h2c"])
+def test_every_version_of_http_is_one_kind_of_listener(protocol: str) -> None:
+    doc = gateway(server(8080, "*"))
+    doc["spec"]["servers"][0]["port"]["protocol"] = protocol
+    (made,) = config(doc, answers(200, "*"))["listeners"]
+    assert (made["kind"], made["tls_mode"]) == ("gateway", "disable")
+
+
 def test_listeners() -> None:
     made = config(
         gateway(server(8080, "*"), server(8081, "*", bind="127.0.0.1"), server(8082, "*", bind="::1")),

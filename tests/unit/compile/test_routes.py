@@ -11,7 +11,7 @@ from fastmesh.compile.routes import MESH, compile_routes
 from fastmesh.model.load import load_dicts
 from fastmesh.model.schema import Resource
 
-RETRIES = {"attempts": 2, "retry_on": ["connect-failure", "refused-stream"]}
+RETRIES = {"attempts": 2, "retry_on": ["connect-failure", "refused-stream", "unavailable", "cancelled"]}
 DESTS = [{"cluster": "80||b.example", "weight": 1}]
 ROUTE = [{"destination": {"host": "b.example"}}]
 
@@ -141,7 +141,25 @@ ACTIONS: list[tuple[str, dict[str, Any]]] = [
             "retries": {
                 "attempts": 3,
                 "per_try_timeout_ms": 2000,
-                "retry_on": ["connect-failure", "refused-stream"],
+                "retry_on": ["connect-failure", "refused-stream", "unavailable", "cancelled"],
+            },
+        },
+    ),
+    (
+        "retries: {attempts: 1, retryOn: 'cancelled,deadline-exceeded,internal,resource-exhausted,"
+        "unavailable,refused-stream'}\nroute: [{destination: {host: b.example}}]",
+        {
+            "dests": DESTS,
+            "retries": {
+                "attempts": 1,
+                "retry_on": [
+                    "cancelled",
+                    "deadline-exceeded",
+                    "internal",
+                    "resource-exhausted",
+                    "unavailable",
+                    "refused-stream",
+                ],
             },
         },
     ),

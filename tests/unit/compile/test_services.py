@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 REVIEWS = "reviews.default.svc.cluster.local"
 RATINGS = "ratings.default.svc.cluster.local"
-RETRIES = {"attempts": 2, "retry_on": ["connect-failure", "refused-stream"]}
+RETRIES = {"attempts": 2, "retry_on": ["connect-failure", "refused-stream", "unavailable", "cancelled"]}
 
 
 def resources(text: str) -> list[Resource]:
@@ -100,6 +100,7 @@ def test_a_service_without_any_rule() -> None:
                 "name": f"outbound|9080||{REVIEWS}",
                 "service": REVIEWS,
                 "namespace": "default",
+                "protocol": "as_client",
                 "tls": {
                     "context": "identity",
                     "sni": f"outbound_.9080_._.{REVIEWS}",
@@ -226,6 +227,7 @@ def test_a_service_without_workloads_stays_known() -> None:
             "name": f"outbound|9080||{REVIEWS}",
             "service": REVIEWS,
             "namespace": "default",
+            "protocol": "as_client",
             "endpoints": [],
         }
     }
@@ -313,6 +315,39 @@ def test_an_https_port_is_routed_only_where_tls_is_originated() -> None:
         "sans": ["api.example.com"],
         "verify_san": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("port", "expected"),
+    [
+        ("{number: 80, name: web}", "as_client"),
+        ("{number: 80, name: http-web}", "http1"),
+        ("{number: 80, name: grpc}", "h2"),
+        ("{number: 80, name: web, protocol: HTTP2}", "h2"),
+    ],
+)
+def test_what_a_port_of_a_service_entry_speaks(port: str, expected: str) -> None:
+    entry = net("ServiceEntry", f"{{hosts: [api.example.com], resolution: DNS, ports: [{port}]}}")
+    (made,) = fragment(World(resources(entry)), "api.example.com")["clusters"]
+    assert made.get("protocol", "http1") == expected
+
+
+@pytest.mark.parametrize(
+    ("http", "expected"),
+    [
+        ("{}", "as_client"),
+        ("{h2UpgradePolicy: DO_NOT_UPGRADE}", "as_client"),
+        ("{h2UpgradePolicy: UPGRADE}", "h2"),
+        ("{useClientProtocol: true}", "as_client"),
+    ],
+)
+def test_a_sidecar_without_mtls_is_spoken_to_as_the_client_speaks(http: str, expected: str) -> None:
+    rules = net(
+        "DestinationRule",
+        f"{{host: reviews, trafficPolicy: {{tls: {{mode: DISABLE}}, connectionPool: {{http: {http}}}}}}}",
+    )
+    (made,) = clusters(World(resources(rules), [workload()])).values()
+    assert (made["protocol"], "tls" in made) == (expected, False)
 
 
 def test_a_service_entry_selects_workloads() -> None:

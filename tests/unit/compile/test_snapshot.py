@@ -11,7 +11,7 @@ from shim.shm_shim import Frozen, WorkerView
 
 from fastmesh._core.shm import segment as seg
 from fastmesh.compile.snapshot import CellMap
-from fastmesh.compile.tables import HEADER_IDS, normal_domain
+from fastmesh.compile.tables import HEADER_IDS, RETRY_ON, normal_domain
 from helpers.irconf import cluster, config, packed, route, vhost
 
 SERVER = {"name": "id", "server": True, "cert": b"C", "key": b"K"}
@@ -130,6 +130,8 @@ ROUTE = r"tables[0].virtual_hosts[0].routes[0]"
         (config(clusters=[cluster("c", 1), cluster("c", 2)]), "clusters[1].name", "twice"),
         (config(clusters=[cluster("c", 0)]), "clusters[0].endpoints[0].port", "1 to 65535"),
         (config(clusters=[cluster("c", lb="MAGIC")]), "clusters[0].lb", "ROUND_ROBIN"),
+        (config(clusters=[cluster("c", protocol="spdy")]), "clusters[0].protocol", "http1, h2, as_client"),
+        (config(clusters=[cluster("c", max_streams=-1)]), "clusters[0].max_streams", "-1"),
         (
             config(clusters=[{"name": "c", "endpoints": [{"address": "example.com", "port": 1}]}]),
             "clusters[0].endpoints[0].address",
@@ -188,6 +190,29 @@ def test_listeners_are_found_with_their_certificates():
     )
     found = Frozen(packed(made)).listener("in")
     assert found == {"kind": 2, "tls_mode": 2, "port": 15006, "flags": 1, "table": 0, "tls": [1, 0]}
+
+
+@pytest.mark.parametrize(
+    ("more", "h2", "as_client", "streams"),
+    [
+        ({}, False, False, 0),
+        ({"protocol": "http1"}, False, False, 0),
+        ({"protocol": "h2", "max_streams": 7}, True, False, 7),
+        ({"protocol": "as_client", "max_streams": 2**31 - 1}, False, True, 2**31 - 1),
+    ],
+)
+def test_what_a_cluster_speaks(more, h2, as_client, streams):
+    frozen = Frozen(packed(config(clusters=[cluster("c", 1, **more)])))
+    assert frozen.check() is None
+    made = frozen.upstream("c")
+    assert (made["h2"], made["as_client"], made["max_streams"]) == (h2, as_client, streams)
+
+
+def test_grpc_statuses_are_conditions_of_retries():
+    every = ["cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"]
+    bits = [RETRY_ON[name] for name in every]
+    assert len(set(bits)) == 5 and all(bit & (bit - 1) == 0 for bit in bits)
+    assert Frozen(packed(changed(retries={"attempts": 1, "retry_on": every}))).check() is None
 
 
 def test_a_single_destination_without_a_weight_takes_all():

@@ -242,6 +242,18 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     (
         "VirtualService",
         "http[0].retries",
+        {"attempts": 1, "retryOn": "unavailable,retriable-status-codes"},
+        "http[0].retries.retryOn: retriable-status-codes: not implemented yet",
+    ),
+    (
+        "VirtualService",
+        "http[0].retries",
+        {"attempts": 1, "retryOn": "aborted"},
+        'http[0].retries.retryOn: "aborted" is not a retry condition',
+    ),
+    (
+        "VirtualService",
+        "http[0].retries",
         {"attempts": 1, "retryOn": "bad"},
         'http[0].retries.retryOn: "bad" is not a retry condition',
     ),

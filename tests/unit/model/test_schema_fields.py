@@ -118,8 +118,6 @@ NOT_YET = {
     "trafficPolicy.connectionPool.tcp.tcpKeepalive trafficPolicy.connectionPool.tcp.maxConnectionDuration "
     "trafficPolicy.connectionPool.tcp.idleTimeout trafficPolicy.connectionPool.http.http1MaxPendingRequests "
     "trafficPolicy.connectionPool.http.http2MaxRequests trafficPolicy.connectionPool.http.maxRetries "
-    "trafficPolicy.connectionPool.http.useClientProtocol "
-    "trafficPolicy.connectionPool.http.maxConcurrentStreams "
     "trafficPolicy.connectionPool.http.http2KeepAlive trafficPolicy.tls.credentialName "
     "trafficPolicy.tls.caCrl",
     "Gateway": "servers[0].defaultEndpoint servers[0].tls.caCrl servers[0].tls.credentialName "

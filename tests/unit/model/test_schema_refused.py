@@ -49,8 +49,21 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     (
         "DestinationRule",
         "trafficPolicy.connectionPool.http.h2UpgradePolicy",
-        "UPGRADE",
-        "trafficPolicy.connectionPool.http.h2UpgradePolicy: UPGRADE: not implemented yet",
+        "ALWAYS",
+        'trafficPolicy.connectionPool.http.h2UpgradePolicy: unknown value "ALWAYS"; known: DEFAULT, '
+        "DO_NOT_UPGRADE, UPGRADE",
+    ),
+    (
+        "DestinationRule",
+        "trafficPolicy.connectionPool.http.useClientProtocol",
+        "yes",
+        "trafficPolicy.connectionPool.http.useClientProtocol: must be true or false, not a string",
+    ),
+    (
+        "DestinationRule",
+        "trafficPolicy.connectionPool.http.maxConcurrentStreams",
+        2**31,
+        "trafficPolicy.connectionPool.http.maxConcurrentStreams: must be 0 to 2147483647, not 2147483648",
     ),
     (
         "DestinationRule",
@@ -102,9 +115,24 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ),
     ("Gateway", "servers", [], "servers: must not be empty"),
     ("Gateway", "servers[0].port.protocol", "TCP", "servers[0].port.protocol: TCP: not implemented yet"),
-    ("Gateway", "servers[0].port.protocol", "http2", "servers[0].port.protocol: HTTP2: not implemented yet"),
-    ("Gateway", "servers[0].port.protocol", "GRPC", "servers[0].port.protocol: GRPC: not implemented yet"),
-    ("Gateway", "servers[0].port.protocol", "HTTP", "servers[0].tls.mode: contradicts protocol HTTP"),
+    *[
+        (
+            "Gateway",
+            "servers[0].port.protocol",
+            p,
+            f"servers[0].port.protocol: {p.upper()}: not implemented yet",
+        )
+        for p in ("grpc-web", "HTTP_PROXY", "TLS", "UDP")
+    ],
+    *[
+        ("Gateway", "servers[0].port.protocol", p, f"servers[0].tls.mode: contradicts protocol {named}")
+        for p, named in (
+            ("HTTP", "HTTP"),
+            ("http2", "HTTP2"),
+            ("Grpc", "GRPC"),
+            ("Kubernetes.io/H2C", "HTTP2"),
+        )
+    ],
     (
         "Gateway",
         "servers[0].port.targetPort",
@@ -189,8 +217,21 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     (
         "ServiceEntry",
         "ports[0].name",
-        "grpc-api",
-        "ports[0].protocol: is required: the name grpc-api says GRPC",
+        "grpc-web-api",
+        "ports[0].protocol: is required: the name grpc-web-api says GRPC-WEB, which is not implemented yet",
+    ),
+    (
+        "ServiceEntry",
+        "ports[0].name",
+        "tcp",
+        "ports[0].protocol: is required: the name tcp says TCP, which is not implemented yet",
+    ),
+    (
+        "ServiceEntry",
+        "ports[0].protocol",
+        "h2",
+        'ports[0].protocol: unknown value "H2"; known: HTTP, HTTPS, '
+        "HTTP2, GRPC, kubernetes.io/h2c, GRPC-WEB, HTTP_PROXY, TCP, TLS, MONGO, MYSQL, REDIS, UDP",
     ),
     *[
         ("ServiceEntry", "resolution", r, f"resolution: {r}: not implemented yet")
@@ -322,6 +363,13 @@ WARNED: list[tuple[str, str, Any, str]] = [
         "trafficPolicy.connectionPool.tcp.maxConnections",
         5,
         "trafficPolicy.connectionPool.tcp.maxConnections: is counted by each worker, not by the whole proxy",
+    ),
+    (
+        "DestinationRule",
+        "trafficPolicy.connectionPool.http",
+        {"useClientProtocol": True, "h2UpgradePolicy": "UPGRADE"},
+        "trafficPolicy.connectionPool.http.h2UpgradePolicy: has no effect beside useClientProtocol, "
+        "as in Istio",
     ),
     (
         "DestinationRule",

@@ -289,6 +289,14 @@ def test_two_policies_for_the_same_workloads() -> None:
     assert told(text.replace("name: b, namespace: default", "name: b, namespace: shop")) == []
 
 
+@pytest.mark.parametrize("protocol", ["HTTP2", "GRPC", "kubernetes.io/h2c"])
+def test_versions_of_http_share_a_port(protocol: str) -> None:
+    other = server(80).replace("protocol: HTTP", f"protocol: {protocol}").replace("['*']", "[a.example]")
+    assert protocol in other
+    text = obj("Gateway", f"{{servers: [{server(80)}, {other}]}}", "gw") + ENTRY + rule()
+    assert told(text, edge=True) == []
+
+
 def test_what_was_refused_is_not_missed_again() -> None:
     """A file with a broken Gateway says so once, and not also that its VirtualServices refer to nothing."""
     assert told(ENTRY + rule("{host: nowhere.example, subset: v1}"), edge=True, incomplete=True) == []
