@@ -16,16 +16,19 @@ from fastmesh.supervisor.channel import read_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Literal
 
     from fastmesh.compile.fragment import Fragment
     from fastmesh.model.ir import Cluster, Config, Listener, TlsContext, VirtualHost
     from fastmesh.supervisor.spec import SidecarSpec
 
     Fragments = dict[str, Fragment]  # by topic
+    Protocol = Literal["http1", "h2", "as_client"]
 
 CLIENT, SERVER = "identity", "identity-server"
 ALPN = ["http/1.1"]
+# As Istio's inbound clusters: a port that does not say what it speaks is spoken to as the client speaks.
+APP_PROTOCOLS: dict[str, Protocol] = {"": "as_client", "HTTP": "http1", "HTTP2": "h2", "GRPC": "h2"}
 # Certificates that a DestinationRule names on this machine: a bundle of all public roots takes 220 KB.
 MAX_PEM = 1 << 20
 
@@ -99,6 +102,7 @@ def inbound_side(spec: SidecarSpec) -> tuple[VirtualHost, Cluster]:
         "service": f"{spec['service']}.{spec['namespace']}.svc.cluster.local",
         "namespace": spec["namespace"],
         "endpoints": [{"address": host, "port": port}],
+        "protocol": APP_PROTOCOLS[spec["app_protocol"]],
     }
     if not is_ip(host):
         cluster["dns"] = True

@@ -49,6 +49,14 @@ def register(subparsers: Subparsers) -> None:
         metavar="HOST:PORT",
         help="where the application listens",
     )
+    parser.add_argument(
+        "--app-protocol",
+        type=app_protocol,
+        default="",
+        metavar="NAME",
+        help="what the application speaks: http (HTTP/1.1), http2, grpc; default: each request goes to it in "
+        "the version of its client",
+    )
     parser.add_argument("--namespace", default="default", metavar="NAME", help="default 'default'")
     parser.add_argument(
         "--version", default="", metavar="LABEL", help="the workload's version label, e.g. v2"
@@ -102,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
         "namespace": args.namespace,
         "version": args.version,
         "app": args.app,
+        "app_protocol": args.app_protocol,
         "inbound": args.inbound,
         "outbound": args.outbound,
         "address": args.address,
@@ -109,6 +118,23 @@ def run(args: argparse.Namespace) -> int:
     from fastmesh.supervisor.spec import launch
 
     launch(spec)
+
+
+def app_protocol(text: str) -> str:
+    """A protocol by its name as appProtocol, or by a port's name (`http2-web`); empty: not said."""
+    from fastmesh.model.protocols import LATER, SERVED, folded, name_says
+
+    if not text:
+        return ""
+    found = SERVED.get(folded(text)) or name_says(text)
+    if found == "HTTPS":
+        raise argparse.ArgumentTypeError("an application that speaks TLS itself: not implemented yet")
+    if found in LATER:
+        hint = f" ({LATER[found]})" if LATER[found] else ""
+        raise argparse.ArgumentTypeError(f"{found}: not implemented yet{hint}")
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of http, http2, grpc, kubernetes.io/h2c")
+    return found
 
 
 def state_directory(wanted: str) -> tuple[str, bool]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         namespace: str
         version: str
         app: tuple[str, int]  # where the application listens
+        app_protocol: str  # HTTP, HTTP2, GRPC; empty: not said
         inbound: tuple[str, int]
         outbound: tuple[str, int]
         address: str  # advertised; empty: the address from which the control plane is reached

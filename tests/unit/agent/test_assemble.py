@@ -13,6 +13,7 @@ from fastmesh.compile.snapshot import CellMap, pack
 
 SPEC: Any = {
     "bundle": {}, "service": "web", "namespace": "default", "version": "v1", "app": ("127.0.0.1", 9080),
+    "app_protocol": "",
     "inbound": ("0.0.0.0", 15006), "address": "",
     "outbound": ("127.0.0.1", 15001),
 }  # fmt: skip
@@ -49,6 +50,15 @@ def test_the_sidecars_own_side(identity: Any) -> None:
     assert config["clusters"][0]["endpoints"] == [{"address": "127.0.0.1", "port": 9080}]
     assert {t["name"]: t["server"] for t in config["tls"]} == {CLIENT: False, SERVER: True}
     assert all(t["verify"] for t in config["tls"])
+    pack(config, CellMap())
+
+
+@pytest.mark.parametrize(
+    ("said", "protocol"), [("", "as_client"), ("HTTP", "http1"), ("HTTP2", "h2"), ("GRPC", "h2")]
+)
+def test_the_application_is_spoken_to_as_it_says(identity: Any, said: str, protocol: str) -> None:
+    config, _ = assemble("n", {**SPEC, "app_protocol": said}, "strict", {}, identity)
+    assert config["clusters"][0]["protocol"] == protocol
     pack(config, CellMap())
 
 
