@@ -158,8 +158,10 @@ def pack_endpoints(packer: Packer, cluster: ir.Cluster, cells: CellMap, path: st
 
 def trust_of(tls: ir.TlsContext) -> int:
     """What a connection that is kept depends on. The mesh's own identity is renewed each day, and that must
-    not end connections; where files are named, others mean another client or other trust."""
-    return 0 if tls.get("trust_domain") else fnv1a(repr(sorted(tls.items())).encode())
+    not end connections; where files are named, others mean another client or other trust. What is offered by
+    ALPN counts in both: it decides what a kept connection speaks."""
+    kept = list(tls.get("alpn", ())) if tls.get("trust_domain") else sorted(tls.items())
+    return fnv1a(repr(kept).encode())
 
 
 def pack_cluster(

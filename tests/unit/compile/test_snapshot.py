@@ -208,6 +208,26 @@ def test_what_a_cluster_speaks(more, h2, as_client, streams):
     assert (made["h2"], made["as_client"], made["max_streams"]) == (h2, as_client, streams)
 
 
+def tls_policy(**context):
+    tls = {"name": "t", "server": False, "alpn": ["http/1.1"], **context}
+    return Frozen(packed(config(clusters=[cluster("c", 1, tls={"context": "t"})], tls=[tls]))).upstream("c")[
+        "tls_policy"
+    ]
+
+
+@pytest.mark.parametrize("more", [{}, {"trust_domain": "d"}])
+def test_kept_connections_depend_on_what_alpn_offers(more):
+    assert tls_policy(**more) == tls_policy(**more)
+    assert tls_policy(**more) != tls_policy(**more, alpn=["h2", "http/1.1"])
+    assert tls_policy(**more, alpn=["h2"]) != tls_policy(**more, alpn=["h2", "http/1.1"])
+
+
+def test_a_renewed_identity_keeps_connections_and_another_file_does_not():
+    old, new = {"cert": b"C", "key": b"K"}, {"cert": b"D", "key": b"K"}
+    assert tls_policy(trust_domain="d", **old) == tls_policy(trust_domain="d", **new)
+    assert tls_policy(**old) != tls_policy(**new)
+
+
 def test_grpc_statuses_are_conditions_of_retries():
     every = ["cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"]
     bits = [RETRY_ON[name] for name in every]
