@@ -24,3 +24,6 @@ FM_AGAIN; FM_EBAD. Trailer sections use it too."""
 
 cdef bint h1_worth_parsing(const char *p, uint32_t n, uint32_t last) noexcept nogil
 """Whether bytes [last, n) can change the outcome of a parse that gave FM_AGAIN at `last`: they hold a line's end or a byte that spoils one."""
+
+cdef int h1_target_form(Msg *m) noexcept nogil
+"""m.path and m.query of m.target (scanned, not empty) by RFC 9112 3.2: which of the forms, and whether m.method may have it. FM_OK or FM_E*."""

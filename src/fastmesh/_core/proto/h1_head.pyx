@@ -22,6 +22,7 @@ from fastmesh._core.proto.msg cimport (
     H_CONNECTION, H_CONTENT_LENGTH, H_EXPECT, H_HOST, H_TE, H_TRANSFER_ENCODING, H_UPGRADE, M_CONNECT, M_OPTIONS,
     MF_ABSOLUTE, MF_ASTERISK, MF_CHUNKED, MF_CLOSE, MF_EXPECT_100, MF_HTTPS, MF_KEEPALIVE, MF_RESPONSE, MF_TE_TRAILERS,
     MF_UPGRADE, MSG_MAX_HEAD, MSG_MAX_HEADERS, MSG_MAX_TARGET, Hdr, Msg,
+    msg_reset,
 )
 from fastmesh._core.proto.scan cimport fm_scan_target, fm_scan_token, fm_scan_value
 
@@ -291,26 +292,6 @@ cdef int fields(const uint8_t **cursor, const uint8_t *end, Msg *m, uint32_t *sa
                 return rc
 
 
-cdef void head_reset(Msg *m, int flags) noexcept nogil:
-    """All but the field table, which nhdr guards."""
-    cdef Slice none = slice_of(NULL, 0)
-    m.head_n = 0
-    m.flags = <unsigned short>flags
-    m.method = 0
-    m.minor = 0
-    m.status = 0
-    m.body = 0
-    m.reserved = 0
-    m.content_length = -1
-    m.method_name = none
-    m.target = none
-    m.path = none
-    m.query = none
-    m.host = none
-    m.reason = none
-    m.nhdr = 0
-
-
 cdef void connection_flags(Msg *m, uint32_t saw) noexcept nogil:
     if m.minor == 0:
         if not m.flags & MF_KEEPALIVE:
@@ -362,7 +343,7 @@ cdef int absolute_form(Msg *m) noexcept nogil:
     return FM_OK
 
 
-cdef int target_form(Msg *m) noexcept nogil:
+cdef int h1_target_form(Msg *m) noexcept nogil:
     """RFC 9112 3.2: which of the four forms, and whether the method may have it."""
     if fm_unlikely(m.method == M_CONNECT):
         return FM_EMETHOD
@@ -405,7 +386,7 @@ cdef int request_line(const uint8_t **cursor, const uint8_t *end, Msg *m) noexce
     if fm_likely(rc == FM_OK):
         rc = eat_crlf(cursor, end)
     if fm_likely(rc == FM_OK):
-        rc = target_form(m)
+        rc = h1_target_form(m)
     return rc
 
 
@@ -414,7 +395,7 @@ cdef int parse_request(const char *start, uint32_t n, Msg *m) noexcept nogil:
     cdef const uint8_t *end = p + n
     cdef uint32_t saw = 0
     cdef int rc
-    head_reset(m, 0)
+    msg_reset(m, 0)
     if p < end and p[0] == CR:  # RFC 9112 2.2: one empty line from a client that ends a body with one too many
         rc = eat_crlf(&p, end)
         if rc != FM_OK:
@@ -477,7 +458,7 @@ cdef int parse_response(const char *start, uint32_t n, Msg *m) noexcept nogil:
     cdef const uint8_t *end = p + n
     cdef uint32_t saw = 0
     cdef int rc
-    head_reset(m, MF_RESPONSE)
+    msg_reset(m, MF_RESPONSE)
     rc = status_line(&p, end, m)
     if fm_likely(rc == FM_OK):
         rc = fields(&p, end, m, &saw)

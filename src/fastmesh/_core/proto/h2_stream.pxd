@@ -42,7 +42,7 @@ cdef enum:  # H2Stream.flags
     HSF_HEAD_REQ = 32            # client: the request was HEAD (a content-length is not checked against DATA)
     HSF_CONNECT = 64             # CONNECT: DATA has no length to keep
     HSF_WAITING = 128            # the owner wants ops.writable when its unsent bytes have gone
-    HSF_IN_END = 256             # END_STREAM was received (state may lag: kept input)
+    HSF_RESET = 256              # we reset it
 
 cdef struct H2Stream:            # pool of the worker; 128 bytes
     H2 *h
@@ -155,6 +155,9 @@ cdef struct H2:
     uint32_t empties             # frames that move nothing
     uint32_t updates             # WINDOW_UPDATEs
     uint32_t data_sent           # DATA frames sent: what window updates are measured against
+    uint32_t opened              # streams that the peer opened: what resets are measured against
+    uint32_t gone_at
+    uint32_t gone[32]            # ids of the streams that ended last: id << 1 | 1 if we reset it (what is on its way then is ignored)
 
 cdef enum:  # H2.stats: what is counted; ST_H2 of shm/stats.pxd has room for them, in this order
     H2N_CX = 0                   # connections
@@ -198,6 +201,13 @@ cdef H2Stream *h2_stream_new(H2 *h, uint32_t sid) noexcept nogil
 cdef void h2_stream_close(H2Stream *s) noexcept nogil
 """To HS_CLOSED: no longer counted, unsent bytes thrown away. The struct stays until h2_stream_release."""
 cdef void h2_stream_release(H2Stream *s) noexcept nogil
-"""The owner lets go: out of the hash and back into the pool once it is closed; a stream that is not is reset (CANCEL) first."""
+"""A closed stream goes: out of the hash and back into the pool. (h2_drop of h2_send closes it first.)"""
+cdef int h2_stream_gone(const H2 *h, uint32_t sid) noexcept nogil
+"""Of a stream that is no more: 2 we reset it, 1 it ended, 0 that is not known (long ago, or it was never used)."""
+cdef void h2_stream_forget(H2 *h, uint32_t sid, bint by_reset) noexcept nogil
+"""Remember that it has gone."""
+cdef void h2_queue_put(H2Stream *s) noexcept nogil
+"""To the end of sendq, once."""
+cdef void h2_queue_take(H2Stream *s) noexcept nogil
 cdef H2Stream *h2_stream_any(H2 *h) noexcept nogil
 """Some stream, or NULL: to tell all owners of a dead connection."""

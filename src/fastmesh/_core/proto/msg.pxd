@@ -144,6 +144,9 @@ cdef int hdr_id_loose(const char *name, uint32_t n) noexcept nogil
 cdef int method_id(const char *name, uint32_t n) noexcept nogil
 """M_* of a method token (case-sensitive, RFC 9110 9.1)."""
 
+cdef void msg_reset(Msg *m, int flags) noexcept nogil
+"""An empty head: all but the field table, which nhdr guards."""
+
 cdef uint32_t msg_kept_size(const Msg *m) noexcept nogil
 """Bytes that msg_keep needs."""
 

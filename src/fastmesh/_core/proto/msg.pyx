@@ -53,6 +53,26 @@ cdef int method_id(const char *name, uint32_t n) noexcept nogil:
     return fm_method_lookup(name, n)
 
 
+cdef void msg_reset(Msg *m, int flags) noexcept nogil:
+    cdef Slice none = slice_of(NULL, 0)
+    m.head_n = 0
+    m.flags = <unsigned short>flags
+    m.method = 0
+    m.minor = 0
+    m.status = 0
+    m.body = 0
+    m.reserved = 0
+    m.content_length = -1
+    m.method_name = none
+    m.target = none
+    m.path = none
+    m.query = none
+    m.host = none
+    m.reason = none
+    m.protocol = none
+    m.nhdr = 0
+
+
 # ---- kept heads: KeptMsg, KeptHdr[nhdr], then the bytes that they point at, in order ---------------------------------------------------
 
 cdef struct KeptMsg:

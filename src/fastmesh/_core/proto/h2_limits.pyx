@@ -1,0 +1,77 @@
+"""What a peer may do on an HTTP/2 connection (L1). See h2_limits.pxd."""
+from libc.stdint cimport uint32_t, uint64_t
+from fastmesh._core.proto.h2_frame cimport (
+    H2_ENHANCE_YOUR_CALM, H2_FLOW_CONTROL_ERROR, H2_FRAME_HEAD, H2_PROTOCOL_ERROR, H2_RST_STREAM, h2_head_put)
+from fastmesh._core.proto.h2_send cimport h2_fail, h2_made, h2_reset, h2_room
+from fastmesh._core.proto.h2_stream cimport (
+    HF2_SERVER, H2N_EMPTY_FRAMES, H2N_FLOW, H2N_MADE_RESET, H2N_MALFORMED, H2N_PROTOCOL, H2, H2Stream, h2_count, h2_stream_release)
+
+
+cdef void h2_broken(H2 *h, uint32_t code, const char *why) noexcept nogil:
+    h2_count(h, H2N_FLOW if code == H2_FLOW_CONTROL_ERROR else H2N_PROTOCOL)
+    h2_fail(h, code, why)
+
+
+cdef void h2_too_much(H2 *h, int counter, const char *why) noexcept nogil:
+    h2_count(h, counter)
+    h2_fail(h, H2_ENHANCE_YOUR_CALM, why)
+
+
+cdef void provoked(H2 *h) noexcept nogil:
+    h.resets_out += 1
+    if h.resets_out > H2_RESETS_OUT:
+        h2_too_much(h, H2N_MADE_RESET, b"too many resets provoked")
+
+
+cdef void h2_stream_error(H2Stream *s, uint32_t code) noexcept nogil:
+    cdef H2 *h = s.h
+    if code == H2_FLOW_CONTROL_ERROR:
+        h2_count(h, H2N_FLOW)
+    elif code == H2_PROTOCOL_ERROR:
+        h2_count(h, H2N_MALFORMED)
+    h2_reset(s, code)
+    if s.owner == NULL:
+        h2_stream_release(s)
+    else:
+        h.ops.reset(h, s, code, False)
+    provoked(h)
+
+
+cdef void h2_reset_gone(H2 *h, uint32_t sid, uint32_t code) noexcept nogil:
+    # a frame on a stream that has ended
+    cdef char *p = h2_room(h, H2_FRAME_HEAD + 4)
+    if p != NULL:
+        p = h2_head_put(p, 4, H2_RST_STREAM, 0, sid)
+        p[0] = p[1] = p[2] = 0
+        p[3] = <char>code
+        h2_made(h, H2_FRAME_HEAD + 4)
+        h.out_control += H2_FRAME_HEAD + 4
+    provoked(h)
+
+
+cdef void h2_empty(H2 *h) noexcept nogil:
+    h.empties += 1
+    if h.empties > H2_EMPTY_FRAMES:
+        h2_too_much(h, H2N_EMPTY_FRAMES, b"too many frames that carry nothing")
+
+
+cdef bint h2_theirs(const H2 *h, uint32_t sid) noexcept nogil:
+    return (sid & 1) == (h.flags & HF2_SERVER)
+
+
+cdef bint h2_idle(const H2 *h, uint32_t sid) noexcept nogil:
+    if h2_theirs(h, sid):
+        return sid > h.last_remote
+    return h.next_local != 0 and sid >= h.next_local
+
+
+cdef void h2_new_second(H2 *h, uint64_t second) noexcept nogil:
+    h.second = second
+    h.resets_in = 0
+    h.resets_out = 0
+    h.pings = 0
+    h.settings_n = 0
+    h.empties = 0
+    h.updates = 0
+    h.data_sent = 0
+    h.opened = 0
