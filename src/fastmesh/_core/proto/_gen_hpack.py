@@ -187,7 +187,7 @@ def render() -> str:
         c.append("    {" + ", ".join(steps) + "},")
     c.append("};")
     firsts = {f"S{i}": name for name, i in first.items() if name[0] != ":"}
-    c += lookup("fm_hpack_lookup", firsts, {k: int(k[1:]) for k in firsts}, fold=True)
+    c += lookup("fm_hpack_lookup", firsts, {k: int(k[1:]) for k in firsts}, fold=False)
     by_id = [0] * 256
     for name, i in first.items():
         if name in known:

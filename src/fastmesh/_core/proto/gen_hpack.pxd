@@ -369,87 +369,87 @@ cdef extern from *:
     static inline int fm_hpack_lookup(const char *s, size_t n) {
         switch (n) {
         case 3:
-            if (FM_EQ2I(s + 0, "ag") && FM_EQ2I(s + 1, "ge")) return 21;
-            if (FM_EQ2I(s + 0, "vi") && FM_EQ2I(s + 1, "ia")) return 60;
+            if (FM_EQ2(s + 0, "ag") && FM_EQ2(s + 1, "ge")) return 21;
+            if (FM_EQ2(s + 0, "vi") && FM_EQ2(s + 1, "ia")) return 60;
             return 0;
         case 4:
-            if (FM_EQ4I(s + 0, "date")) return 33;
-            if (FM_EQ4I(s + 0, "etag")) return 34;
-            if (FM_EQ4I(s + 0, "from")) return 37;
-            if (FM_EQ4I(s + 0, "host")) return 38;
-            if (FM_EQ4I(s + 0, "link")) return 45;
-            if (FM_EQ4I(s + 0, "vary")) return 59;
+            if (FM_EQ4(s + 0, "date")) return 33;
+            if (FM_EQ4(s + 0, "etag")) return 34;
+            if (FM_EQ4(s + 0, "from")) return 37;
+            if (FM_EQ4(s + 0, "host")) return 38;
+            if (FM_EQ4(s + 0, "link")) return 45;
+            if (FM_EQ4(s + 0, "vary")) return 59;
             return 0;
         case 5:
-            if (FM_EQ4I(s + 0, "allo") && FM_EQ4I(s + 1, "llow")) return 22;
-            if (FM_EQ4I(s + 0, "rang") && FM_EQ4I(s + 1, "ange")) return 50;
+            if (FM_EQ4(s + 0, "allo") && FM_EQ4(s + 1, "llow")) return 22;
+            if (FM_EQ4(s + 0, "rang") && FM_EQ4(s + 1, "ange")) return 50;
             return 0;
         case 6:
-            if (FM_EQ4I(s + 0, "acce") && FM_EQ4I(s + 2, "cept")) return 19;
-            if (FM_EQ4I(s + 0, "cook") && FM_EQ4I(s + 2, "okie")) return 32;
-            if (FM_EQ4I(s + 0, "expe") && FM_EQ4I(s + 2, "pect")) return 35;
-            if (FM_EQ4I(s + 0, "serv") && FM_EQ4I(s + 2, "rver")) return 54;
+            if (FM_EQ4(s + 0, "acce") && FM_EQ4(s + 2, "cept")) return 19;
+            if (FM_EQ4(s + 0, "cook") && FM_EQ4(s + 2, "okie")) return 32;
+            if (FM_EQ4(s + 0, "expe") && FM_EQ4(s + 2, "pect")) return 35;
+            if (FM_EQ4(s + 0, "serv") && FM_EQ4(s + 2, "rver")) return 54;
             return 0;
         case 7:
-            if (FM_EQ4I(s + 0, "expi") && FM_EQ4I(s + 3, "ires")) return 36;
-            if (FM_EQ4I(s + 0, "refe") && FM_EQ4I(s + 3, "erer")) return 51;
-            if (FM_EQ4I(s + 0, "refr") && FM_EQ4I(s + 3, "resh")) return 52;
+            if (FM_EQ4(s + 0, "expi") && FM_EQ4(s + 3, "ires")) return 36;
+            if (FM_EQ4(s + 0, "refe") && FM_EQ4(s + 3, "erer")) return 51;
+            if (FM_EQ4(s + 0, "refr") && FM_EQ4(s + 3, "resh")) return 52;
             return 0;
         case 8:
-            if (FM_EQ8I(s + 0, "if-match")) return 39;
-            if (FM_EQ8I(s + 0, "if-range")) return 42;
-            if (FM_EQ8I(s + 0, "location")) return 46;
+            if (FM_EQ8(s + 0, "if-match")) return 39;
+            if (FM_EQ8(s + 0, "if-range")) return 42;
+            if (FM_EQ8(s + 0, "location")) return 46;
             return 0;
         case 10:
-            if (FM_EQ8I(s + 0, "set-cook") && FM_EQ8I(s + 2, "t-cookie")) return 55;
-            if (FM_EQ8I(s + 0, "user-age") && FM_EQ8I(s + 2, "er-agent")) return 58;
+            if (FM_EQ8(s + 0, "set-cook") && FM_EQ8(s + 2, "t-cookie")) return 55;
+            if (FM_EQ8(s + 0, "user-age") && FM_EQ8(s + 2, "er-agent")) return 58;
             return 0;
         case 11:
-            if (FM_EQ8I(s + 0, "retry-af") && FM_EQ8I(s + 3, "ry-after")) return 53;
+            if (FM_EQ8(s + 0, "retry-af") && FM_EQ8(s + 3, "ry-after")) return 53;
             return 0;
         case 12:
-            if (FM_EQ8I(s + 0, "content-") && FM_EQ8I(s + 4, "ent-type")) return 31;
-            if (FM_EQ8I(s + 0, "max-forw") && FM_EQ8I(s + 4, "forwards")) return 47;
+            if (FM_EQ8(s + 0, "content-") && FM_EQ8(s + 4, "ent-type")) return 31;
+            if (FM_EQ8(s + 0, "max-forw") && FM_EQ8(s + 4, "forwards")) return 47;
             return 0;
         case 13:
-            if (FM_EQ8I(s + 0, "accept-r") && FM_EQ8I(s + 5, "t-ranges")) return 18;
-            if (FM_EQ8I(s + 0, "authoriz") && FM_EQ8I(s + 5, "rization")) return 23;
-            if (FM_EQ8I(s + 0, "cache-co") && FM_EQ8I(s + 5, "-control")) return 24;
-            if (FM_EQ8I(s + 0, "content-") && FM_EQ8I(s + 5, "nt-range")) return 30;
-            if (FM_EQ8I(s + 0, "if-none-") && FM_EQ8I(s + 5, "ne-match")) return 41;
-            if (FM_EQ8I(s + 0, "last-mod") && FM_EQ8I(s + 5, "modified")) return 44;
+            if (FM_EQ8(s + 0, "accept-r") && FM_EQ8(s + 5, "t-ranges")) return 18;
+            if (FM_EQ8(s + 0, "authoriz") && FM_EQ8(s + 5, "rization")) return 23;
+            if (FM_EQ8(s + 0, "cache-co") && FM_EQ8(s + 5, "-control")) return 24;
+            if (FM_EQ8(s + 0, "content-") && FM_EQ8(s + 5, "nt-range")) return 30;
+            if (FM_EQ8(s + 0, "if-none-") && FM_EQ8(s + 5, "ne-match")) return 41;
+            if (FM_EQ8(s + 0, "last-mod") && FM_EQ8(s + 5, "modified")) return 44;
             return 0;
         case 14:
-            if (FM_EQ8I(s + 0, "accept-c") && FM_EQ8I(s + 6, "-charset")) return 15;
-            if (FM_EQ8I(s + 0, "content-") && FM_EQ8I(s + 6, "t-length")) return 28;
+            if (FM_EQ8(s + 0, "accept-c") && FM_EQ8(s + 6, "-charset")) return 15;
+            if (FM_EQ8(s + 0, "content-") && FM_EQ8(s + 6, "t-length")) return 28;
             return 0;
         case 15:
-            if (FM_EQ8I(s + 0, "accept-e") && FM_EQ8I(s + 7, "encoding")) return 16;
-            if (FM_EQ8I(s + 0, "accept-l") && FM_EQ8I(s + 7, "language")) return 17;
+            if (FM_EQ8(s + 0, "accept-e") && FM_EQ8(s + 7, "encoding")) return 16;
+            if (FM_EQ8(s + 0, "accept-l") && FM_EQ8(s + 7, "language")) return 17;
             return 0;
         case 16:
-            if (FM_EQ8I(s + 0, "content-") && FM_EQ8I(s + 8, "encoding")) return 26;
-            if (FM_EQ8I(s + 0, "content-") && FM_EQ8I(s + 8, "language")) return 27;
-            if (FM_EQ8I(s + 0, "content-") && FM_EQ8I(s + 8, "location")) return 29;
-            if (FM_EQ8I(s + 0, "www-auth") && FM_EQ8I(s + 8, "enticate")) return 61;
+            if (FM_EQ8(s + 0, "content-") && FM_EQ8(s + 8, "encoding")) return 26;
+            if (FM_EQ8(s + 0, "content-") && FM_EQ8(s + 8, "language")) return 27;
+            if (FM_EQ8(s + 0, "content-") && FM_EQ8(s + 8, "location")) return 29;
+            if (FM_EQ8(s + 0, "www-auth") && FM_EQ8(s + 8, "enticate")) return 61;
             return 0;
         case 17:
-            if (FM_EQ8I(s + 0, "if-modif") && FM_EQ8I(s + 8, "ied-sinc") && FM_EQ8I(s + 9, "ed-since")) return 40;
-            if (FM_EQ8I(s + 0, "transfer") && FM_EQ8I(s + 8, "-encodin") && FM_EQ8I(s + 9, "encoding")) return 57;
+            if (FM_EQ8(s + 0, "if-modif") && FM_EQ8(s + 8, "ied-sinc") && FM_EQ8(s + 9, "ed-since")) return 40;
+            if (FM_EQ8(s + 0, "transfer") && FM_EQ8(s + 8, "-encodin") && FM_EQ8(s + 9, "encoding")) return 57;
             return 0;
         case 18:
-            if (FM_EQ8I(s + 0, "proxy-au") && FM_EQ8I(s + 8, "thentica") && FM_EQ8I(s + 10, "enticate")) return 48;
+            if (FM_EQ8(s + 0, "proxy-au") && FM_EQ8(s + 8, "thentica") && FM_EQ8(s + 10, "enticate")) return 48;
             return 0;
         case 19:
-            if (FM_EQ8I(s + 0, "content-") && FM_EQ8I(s + 8, "disposit") && FM_EQ8I(s + 11, "position")) return 25;
-            if (FM_EQ8I(s + 0, "if-unmod") && FM_EQ8I(s + 8, "ified-si") && FM_EQ8I(s + 11, "ed-since")) return 43;
-            if (FM_EQ8I(s + 0, "proxy-au") && FM_EQ8I(s + 8, "thorizat") && FM_EQ8I(s + 11, "rization")) return 49;
+            if (FM_EQ8(s + 0, "content-") && FM_EQ8(s + 8, "disposit") && FM_EQ8(s + 11, "position")) return 25;
+            if (FM_EQ8(s + 0, "if-unmod") && FM_EQ8(s + 8, "ified-si") && FM_EQ8(s + 11, "ed-since")) return 43;
+            if (FM_EQ8(s + 0, "proxy-au") && FM_EQ8(s + 8, "thorizat") && FM_EQ8(s + 11, "rization")) return 49;
             return 0;
         case 25:
-            if (FM_EQ8I(s + 0, "strict-t") && FM_EQ8I(s + 8, "ransport") && FM_EQ8I(s + 16, "-securit") && FM_EQ8I(s + 17, "security")) return 56;
+            if (FM_EQ8(s + 0, "strict-t") && FM_EQ8(s + 8, "ransport") && FM_EQ8(s + 16, "-securit") && FM_EQ8(s + 17, "security")) return 56;
             return 0;
         case 27:
-            if (FM_EQ8I(s + 0, "access-c") && FM_EQ8I(s + 8, "ontrol-a") && FM_EQ8I(s + 16, "llow-ori") && FM_EQ8I(s + 19, "w-origin")) return 20;
+            if (FM_EQ8(s + 0, "access-c") && FM_EQ8(s + 8, "ontrol-a") && FM_EQ8(s + 16, "llow-ori") && FM_EQ8(s + 19, "w-origin")) return 20;
             return 0;
         default: return 0;
         }

@@ -6,7 +6,7 @@ from fastmesh._core.base.buf cimport BufPool
 from fastmesh._core.base.err cimport FM_EHEAD, FM_EHPACK, FM_ENOMEM, FM_OK
 from fastmesh._core.base.view cimport Slice, View, slice_of, view_left, view_u8
 from fastmesh._core.proto.gen_hpack cimport fm_hpack_static, fm_hpack_static_t
-from fastmesh._core.proto.hpack_table cimport HPACK_ENTRY, HpackEntry, table_add, table_end, table_get, table_limit
+from fastmesh._core.proto.hpack_table cimport HPACK_ENTRY, HPACK_TABLE_MOST, HpackEntry, table_add, table_end, table_get, table_limit
 from fastmesh._core.proto.huffman cimport huffman_decode
 from fastmesh._core.proto.msg cimport HF_NEVER, HP_PROTOCOL, Hdr, hdr_id
 
@@ -17,8 +17,8 @@ cdef enum:
 
 cdef void hpack_dec_init(HpackDec *d, uint32_t limit) noexcept nogil:
     memset(d, 0, sizeof(HpackDec))
-    d.limit = limit
-    d.t.max = limit
+    d.limit = limit if limit < HPACK_TABLE_MOST else HPACK_TABLE_MOST
+    d.t.max = d.limit
 
 
 cdef void hpack_dec_end(HpackDec *d, BufPool *bufs) noexcept nogil:
@@ -131,7 +131,7 @@ cdef int literal(HpackDec *d, View *v, uint8_t first, uint32_t mask, BufPool *bu
             return FM_EHPACK
         name = slice_of(e.name, e.name_n)
         hid = e.id
-        if index > HPACK_STATIC and copy_out(a, e.name, e.name_n, &name) != FM_OK:
+        if index > HPACK_STATIC and not a.over and copy_out(a, e.name, e.name_n, &name) != FM_OK:
             return FM_EHEAD
     else:
         rc = get_string(v, a, &name)

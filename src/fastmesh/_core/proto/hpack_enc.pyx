@@ -5,10 +5,9 @@ The look-ups are lossy hashes; whatever they find is compared before it is used.
 """
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from fastmesh._core.base.buf cimport BufPool
-from fastmesh._core.base.view cimport ascii_lower
 from fastmesh._core.proto.gen_hpack cimport fm_hpack_by_id, fm_hpack_lookup, fm_hpack_static
 from fastmesh._core.proto.hpack_table cimport HPACK_ENTRY, HPACK_TABLE_MOST, HpackEntry, table_add, table_end, table_get, table_limit
 from fastmesh._core.proto.huffman cimport huffman_encode, huffman_size
@@ -25,21 +24,64 @@ cdef extern from *:
         unsigned __int128 m = (unsigned __int128)(h ^ x) * 0x9e3779b97f4a7c15ull;
         return (uint64_t)m ^ (uint64_t)(m >> 64);
     }
-    static inline uint64_t fm_hash_bytes(const char *p, size_t n, uint64_t h, uint64_t fold) {
-        uint64_t x;
+    /* words that may overlap, never past the end */
+    static inline uint64_t fm_hash_bytes(const char *p, size_t n, uint64_t h) {
+        uint64_t x = 0;
         h = fm_hash_word(h, n + 1);
-        while (n >= 8) { memcpy(&x, p, 8); h = fm_hash_word(h, x | fold); p += 8; n -= 8; }
-        if (n) { x = 0; memcpy(&x, p, n); h = fm_hash_word(h, x | fold); }
-        return h;
+        if (n > 8) {
+            const char *last = p + n - 8;
+            do { memcpy(&x, p, 8); h = fm_hash_word(h, x); p += 8; } while (p < last);
+            memcpy(&x, last, 8);
+        } else if (n >= 4) {
+            uint32_t a, b;
+            memcpy(&a, p, 4); memcpy(&b, p + n - 4, 4);
+            x = a | (uint64_t)b << 32;
+        } else if (n) {
+            x = (uint8_t)p[0] | (uint64_t)(uint8_t)p[n >> 1] << 8 | (uint64_t)(uint8_t)p[n - 1] << 16;
+        }
+        return fm_hash_word(h, x);
+    }
+    static inline int fm_same_bytes(const char *a, const char *b, size_t n) {
+        uint64_t x, y;
+        if (n < 8) {
+            size_t i;
+            for (i = 0; i < n; i++) if (a[i] != b[i]) return 0;
+            return 1;
+        }
+        for (; n > 8; a += 8, b += 8, n -= 8) {
+            memcpy(&x, a, 8); memcpy(&y, b, 8);
+            if (x != y) return 0;
+            if (n < 16) { a += n - 16; b += n - 16; n = 16; }
+        }
+        memcpy(&x, a, 8); memcpy(&y, b, 8);
+        return x == y;
+    }
+    static inline uint64_t fm_lower_word(uint64_t x) {
+        uint64_t low = x & 0x7f7f7f7f7f7f7f7full;
+        uint64_t upper = (low + 0x3f3f3f3f3f3f3f3full) & ~(low + 0x2525252525252525ull) & ~x & 0x8080808080808080ull;
+        return x | upper >> 2;
+    }
+    static inline void fm_lower_bytes(char *to, const char *p, size_t n) {
+        uint64_t x;
+        size_t i;
+        if (n < 8) {
+            for (i = 0; i < n; i++) to[i] = (char)(p[i] >= 'A' && p[i] <= 'Z' ? p[i] | 0x20 : p[i]);
+            return;
+        }
+        for (i = 0; i + 8 < n; i += 8) {
+            memcpy(&x, p + i, 8); x = fm_lower_word(x); memcpy(to + i, &x, 8);
+        }
+        memcpy(&x, p + n - 8, 8); x = fm_lower_word(x); memcpy(to + n - 8, &x, 8);
     }
     """
-    uint64_t fm_hash_bytes(const char *p, size_t n, uint64_t h, uint64_t fold) nogil
+    uint64_t fm_hash_bytes(const char *p, size_t n, uint64_t h) nogil
+    bint fm_same_bytes(const char *a, const char *b, size_t n) nogil
+    void fm_lower_bytes(char *to, const char *p, size_t n) nogil
 
 cdef enum:
     NO_UPDATE = 0xffffffff
     COOKIE_SECRET = 20           # bytes: a shorter cookie can be guessed (RFC 7541 7.1.3)
-
-cdef uint64_t FOLD = <uint64_t>0x2020202020202020
+    NAME_MOST = 256              # a longer name is written, not looked up
 
 
 cdef void hpack_enc_init(HpackEnc *e, bint huffman) noexcept nogil:
@@ -104,7 +146,7 @@ cdef char *put_string(const HpackEnc *e, char *p, const char *s, uint32_t n) noe
 
 cdef inline bint same_name(const HpackEntry *x, const char *name, uint32_t n, int hid) noexcept nogil:
     # entries are in lower case; an id stands for one name
-    return x.id == hid and x.name_n == n and (hid != H_NONE or memcmp(x.name, name, n) == 0)
+    return x.id == hid and x.name_n == n and (hid != H_NONE or fm_same_bytes(x.name, name, n))
 
 
 cdef uint32_t find_pair(const HpackEnc *e, uint64_t h, const char *name, uint32_t name_n, const char *value, uint32_t value_n,
@@ -112,7 +154,7 @@ cdef uint32_t find_pair(const HpackEnc *e, uint64_t h, const char *name, uint32_
     # HPACK index of the dynamic entry, or 0
     cdef HpackEntry x
     cdef uint32_t i = <uint16_t>(<uint16_t>e.t.newest - e.pair[h & 127])
-    if table_get(&e.t, i, &x) and x.value_n == value_n and same_name(&x, name, name_n, hid) and memcmp(x.value, value, value_n) == 0:
+    if table_get(&e.t, i, &x) and x.value_n == value_n and same_name(&x, name, name_n, hid) and fm_same_bytes(x.value, value, value_n):
         return i + 62
     return 0
 
@@ -127,7 +169,7 @@ cdef uint32_t find_static(uint32_t first, const char *value, uint32_t n) noexcep
     # an entry with this value among those with the name of entry `first`
     cdef uint32_t i = first
     while i <= 61 and fm_hpack_static[i].twin == first:
-        if fm_hpack_static[i].value_n == n and n and memcmp(fm_hpack_static[i].value, value, n) == 0:
+        if fm_hpack_static[i].value_n == n and n and fm_same_bytes(fm_hpack_static[i].value, value, n):
             return i
         i += 1
     return 0
@@ -146,43 +188,56 @@ cdef char *put_literal(const HpackEnc *e, char *p, int bits, uint32_t mask, uint
     return put_string(e, p, value, value_n)
 
 
+cdef char *put_long_name(const HpackEnc *e, char *p, const char *name, uint32_t name_n, const char *value, uint32_t value_n,
+                         bint never) noexcept nogil:
+    p = put_int(put_int(p, 0x10 if never else 0, 0x0f, 0), 0, 0x7f, name_n)
+    fm_lower_bytes(p, name, name_n)
+    return put_string(e, p + name_n, value, value_n)
+
+
 cdef char *hpack_enc_field(HpackEnc *e, BufPool *bufs, char *p, const char *end, const char *name, uint32_t name_n, const char *value,
                            uint32_t value_n, int hid, uint32_t flags) noexcept nogil:
-    cdef char low[256]
+    cdef char low[NAME_MOST]
     cdef uint64_t hn, h
-    cdef uint32_t first, index, i
-    cdef bint again
+    cdef uint32_t first, index
     if end - p < <ptrdiff_t>(<uint64_t>name_n + value_n + 12) or name_n > 0xffff:
         return NULL
-    if name_n <= 256:
-        for i in range(name_n):
-            low[i] = <char>ascii_lower(<uint8_t>name[i])
+    if name_n > NAME_MOST:
+        return put_long_name(e, p, name, name_n, value, value_n, flags & HF_NEVER)
+    if hid == H_NONE:
+        fm_lower_bytes(low, name, name_n)
         name = low
+        first = fm_hpack_lookup(name, name_n)
+        hid = fm_hpack_static[first].id  # the caller need not have asked; H_NONE of entry 0
     else:
-        for i in range(name_n):
-            if 65 <= name[i] <= 90:
-                return NULL      # no field of ours; who passes one on has it in lower case
-    first = fm_hpack_by_id[hid] if hid != H_NONE else fm_hpack_lookup(name, name_n)
+        first = fm_hpack_by_id[hid]
     if secret(hid, value_n, flags):
+        if first == 0 and name != low:
+            fm_lower_bytes(low, name, name_n)
+            name = low
         return put_literal(e, p, 0x10, 0x0f, first, name, name_n, value, value_n)
     if first and value_n:
         index = find_static(first, value, value_n)
         if index:
             return put_int(p, 0x80, 0x7f, index)
-    hn = <uint64_t>hid * <uint64_t>0x9e3779b97f4a7c15 if hid != H_NONE else fm_hash_bytes(name, name_n, 1, FOLD)
+    # an id stands for the name: the common case does not look at the name's bytes
+    hn = <uint64_t>hid * <uint64_t>0x9e3779b97f4a7c15 if hid != H_NONE else fm_hash_bytes(name, name_n, 1)
     hn ^= hn >> 32
-    if name_n + value_n + HPACK_ENTRY > e.t.max >> 2:  # it would push out too much
-        if first == 0:
-            first = find_name(e, hn, name, name_n, hid)
-        return put_literal(e, p, 0, 0x0f, first, name, name_n, value, value_n)
-    h = fm_hash_bytes(value, value_n, hn, 0)
-    index = find_pair(e, h, name, name_n, value, value_n, hid)
-    if index:
-        return put_int(p, 0x80, 0x7f, index)
+    if <uint64_t>name_n + value_n + HPACK_ENTRY <= e.t.max >> 2:  # more would push out too much
+        h = fm_hash_bytes(value, value_n, hn)
+        index = find_pair(e, h, name, name_n, value, value_n, hid)
+        if index:
+            return put_int(p, 0x80, 0x7f, index)
+    else:
+        h = 0                    # no place in the table
+    if name != low:
+        fm_lower_bytes(low, name, name_n)
+        name = low
     if first == 0:
         first = find_name(e, hn, name, name_n, hid)
-    again = e.seen[(h >> 8) & 255] == <uint16_t>(h >> 40)
-    if not again:
+    if h == 0:
+        return put_literal(e, p, 0, 0x0f, first, name, name_n, value, value_n)
+    if e.seen[(h >> 8) & 255] != <uint16_t>(h >> 40):
         e.seen[(h >> 8) & 255] = <uint16_t>(h >> 40)
         return put_literal(e, p, 0, 0x0f, first, name, name_n, value, value_n)
     if table_add(&e.t, bufs, name, name_n, value, value_n, hid) != 1:

@@ -9,33 +9,11 @@ from fastmesh._core.base.buf cimport Block, BufPool, block_data, block_free, blo
 from fastmesh._core.base.err cimport FM_ENOMEM
 
 
-cdef struct Mark:                # before the bytes of an entry
-    uint16_t name_n
-    uint16_t value_n
-    uint8_t id
-    uint8_t reserved[3]
-
-
 cdef void table_end(HpackTable *t, BufPool *bufs) noexcept nogil:
     block_free(bufs, t.bytes)
     t.bytes = NULL
     t.n = 0
     t.size = 0
-
-
-cdef bint table_get(const HpackTable *t, uint32_t i, HpackEntry *e) noexcept nogil:
-    cdef Mark m
-    cdef const char *p
-    if i >= t.n:
-        return False
-    p = block_data(t.bytes) + t.at[(t.newest - i) & (HPACK_ENTRIES - 1)]
-    memcpy(&m, p, sizeof(Mark))
-    e.name = p + sizeof(Mark)
-    e.name_n = m.name_n
-    e.value = e.name + m.name_n
-    e.value_n = m.value_n
-    e.id = m.id
-    return True
 
 
 cdef void evict(HpackTable *t) noexcept nogil:
@@ -44,7 +22,7 @@ cdef void evict(HpackTable *t) noexcept nogil:
         t.size = 0               # it is empty
         return
     t.size -= <uint32_t>e.name_n + e.value_n + HPACK_ENTRY
-    t.bytes.start += <uint32_t>sizeof(Mark) + e.name_n + e.value_n
+    t.bytes.start += <uint32_t>sizeof(HpackMark) + e.name_n + e.value_n
     t.n -= 1
 
 
@@ -98,7 +76,7 @@ cdef int table_add(HpackTable *t, BufPool *bufs, const char *name, uint32_t name
                    int hid) noexcept nogil:
     cdef char aside[HPACK_TABLE_MOST]
     cdef uint32_t need = name_n + value_n + HPACK_ENTRY
-    cdef Mark m
+    cdef HpackMark m
     cdef char *p
     if need > t.max:
         shrink(t, 0)
@@ -107,7 +85,7 @@ cdef int table_add(HpackTable *t, BufPool *bufs, const char *name, uint32_t name
         memcpy(aside, name, name_n)  # what it names may be evicted or moved by its own insertion
         name = aside
     shrink(t, t.max - need)
-    if not make_room(t, bufs, <uint32_t>sizeof(Mark) + name_n + value_n):
+    if not make_room(t, bufs, <uint32_t>sizeof(HpackMark) + name_n + value_n):
         return FM_ENOMEM
     m.name_n = <uint16_t>name_n
     m.value_n = <uint16_t>value_n
@@ -120,8 +98,8 @@ cdef int table_add(HpackTable *t, BufPool *bufs, const char *name, uint32_t name
     t.size += need
     t.at[t.newest & (HPACK_ENTRIES - 1)] = <uint16_t>t.bytes.end
     p = block_data(t.bytes) + t.bytes.end
-    memcpy(p, &m, sizeof(Mark))
-    memcpy(p + sizeof(Mark), name, name_n)
-    memcpy(p + sizeof(Mark) + name_n, value, value_n)
-    t.bytes.end += <uint32_t>sizeof(Mark) + name_n + value_n
+    memcpy(p, &m, sizeof(HpackMark))
+    memcpy(p + sizeof(HpackMark), name, name_n)
+    memcpy(p + sizeof(HpackMark) + name_n, value, value_n)
+    t.bytes.end += <uint32_t>sizeof(HpackMark) + name_n + value_n
     return 1
