@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TREE = ROOT / "build/fuzz"
 LIBRARY = TREE / "lib"
 COUNTERS = ROOT / "tests/fuzz/counters.c"
-SHIM = ROOT / "tests/shim/h1_fuzz.pyx"
+SHIMS = [ROOT / f"tests/shim/{name}.pyx" for name in ("h1_fuzz", "hpack_fuzz")]
 JOBS = 2
 # sysconfig fills its tables lazily, which two threads must not do at once
 SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
@@ -46,9 +46,10 @@ CFLAGS = [
 
 def sources() -> dict[Path, Path]:
     """Module path below LIBRARY (without suffix) -> .pyx."""
-    proto = ROOT / "src/fastmesh/_core/proto"
-    found = {path.relative_to(ROOT / "src").with_suffix(""): path for path in sorted(proto.glob("*.pyx"))}
-    return {**found, Path("shim/h1_fuzz"): SHIM}
+    core = ROOT / "src/fastmesh/_core"
+    paths = [core / "base/buf.pyx", *sorted((core / "proto").glob("*.pyx"))]
+    found = {path.relative_to(ROOT / "src").with_suffix(""): path for path in paths}
+    return {**found, **{Path("shim") / path.stem: path for path in SHIMS}}
 
 
 def generate(wanted: dict[Path, Path]) -> dict[Path, Path]:
@@ -69,7 +70,7 @@ def generate(wanted: dict[Path, Path]) -> dict[Path, Path]:
 
 
 def newest_input() -> float:
-    inputs = [*(ROOT / "src/fastmesh/_core").rglob("*.p[xy]*"), SHIM, COUNTERS, Path(__file__)]
+    inputs = [*(ROOT / "src/fastmesh/_core").rglob("*.p[xy]*"), *SHIMS, COUNTERS, Path(__file__)]
     return max(path.stat().st_mtime for path in inputs)
 
 

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of proto/*: `python tests/fuzz/run.py --seconds 60`.
 
-Exit status 1 on a crash or a broken invariant. Each target (shim/h1_fuzz.pyx) gets an equal share of the
+Exit status 1 on a crash or a broken invariant. Each target (shim/*_fuzz.pyx) gets an equal share of the
 time, under libFuzzer (by way of atheris), AddressSanitizer and UBSan. What is found grows in
 build/fuzz/corpus; an input that fails stays in build/fuzz/failures: copy it to tests/fuzz/corpus/TARGET,
 where the normal test suite runs it. `--keep` reduces what has grown to the inputs that cover something, for
@@ -21,7 +21,7 @@ from pathlib import Path
 import instrument
 import seeds
 
-TARGETS = ("request", "response", "chunked", "authority")
+TARGETS = ("request", "response", "chunked", "authority", "hpack", "hpack_fields")
 MAX_INPUT = 4096
 GROWN = instrument.TREE / "corpus"
 FAILURES = instrument.TREE / "failures"

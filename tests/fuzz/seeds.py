@@ -5,11 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from helpers.golden_h1 import CASES, cases_of
+from helpers.golden_hpack import REFUSED, STORIES
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
-# A fuzz input begins with two bytes that say where it is split; see shim/h1_fuzz.pyx.
+# A fuzz input begins with two bytes that say where it is split, or other settings; see shim/*_fuzz.pyx.
 SPLITS = (b"\x00\x00", b"\x07\x01")
+
+
+def hpack() -> dict[str, list[bytes]]:
+    """Blocks behind their lengths; fields as records (what, name length, value length, name, value)."""
+    blocks = [bytes.fromhex(block) for block in REFUSED]
+    joined, records = [], []
+    for story, fields, _ in STORIES.values():
+        made = [bytes.fromhex(block) for block, _ in story]
+        blocks += made
+        joined.append(b"".join(bytes([len(block)]) + block for block in made))
+        for again in range(3):
+            text = b""
+            for head in fields:
+                rows = [bytes([again == 2, len(n), len(v)]) + n + v for n, v in head]
+                text += b"".join(rows) + b"\x01\x00\x00"
+                records += rows
+            records.append(text * (again + 1))
+            records.append(text + b"\x10\x00\x40" + text + b"\x10\x00\xff" + text)
+    return {"hpack": [bytes([len(block)]) + block for block in blocks] + joined, "hpack_fields": records}
 
 
 def golden() -> dict[str, list[bytes]]:
@@ -25,6 +45,7 @@ def golden() -> dict[str, list[bytes]]:
             found["authority"] += [
                 line[5:].strip() for line in head.split(b"\r\n") if line.lower().startswith(b"host:")
             ]
+    found |= hpack()
     return {kind: list(dict.fromkeys(inputs)) for kind, inputs in found.items()}
 
 

@@ -12,10 +12,11 @@ from types import ModuleType
 
 import pytest
 
-from shim import h1_fuzz
+from shim import h1_fuzz, hpack_fuzz
 
 HERE = Path(__file__).parent
 MUTATIONS = 20_000
+RUN = {target: shim.run for shim in (h1_fuzz, hpack_fuzz) for target in shim.TARGETS}
 
 
 def load(name: str) -> ModuleType:
@@ -50,20 +51,20 @@ def mutated(source: random.Random, inputs: list[bytes]) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("target", h1_fuzz.TARGETS)
+@pytest.mark.parametrize("target", RUN)
 def test_corpus(target):
     inputs = seeds.inputs(target)
     assert len(inputs) > 20
     for data in inputs:
-        h1_fuzz.run(target, data)
+        RUN[target](target, data)
 
 
-@pytest.mark.parametrize("target", h1_fuzz.TARGETS)
+@pytest.mark.parametrize("target", RUN)
 def test_mutations(target):
     inputs = seeds.inputs(target)
     source = random.Random(f"fastmesh {target}")
     for _ in range(MUTATIONS):
-        h1_fuzz.run(target, mutated(source, inputs))
+        RUN[target](target, mutated(source, inputs))
 
 
 def test_without_atheris_fuzzing_is_skipped_with_a_reason(tmp_path):

@@ -9,15 +9,15 @@ import sys
 
 import atheris
 
-from shim import h1_fuzz
+from shim import h1_fuzz, hpack_fuzz
 
 
 def main() -> None:
     target = sys.argv[1]
-    assert target in h1_fuzz.TARGETS
+    shim = next(shim for shim in (h1_fuzz, hpack_fuzz) if target in shim.TARGETS)
 
     def one(data: bytes) -> None:
-        h1_fuzz.run(target, data)
+        shim.run(target, data)
 
     atheris.Setup(sys.argv[2:], one)
     atheris.Fuzz()

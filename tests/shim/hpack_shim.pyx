@@ -153,3 +153,54 @@ def bench_encode(fields, rounds: int) -> int:
     hpack_enc_end(&e, &bufs)
     buf_end(&bufs)
     return p - out
+
+
+def bench_decode(fields, rounds: int) -> int:
+    """Decode a block of indexed fields again and again; fields seen."""
+    cdef HpackDec d
+    cdef BufPool bufs
+    cdef HpackArena a
+    cdef View v
+    cdef Hdr h
+    cdef char room[16384]
+    cdef int r, rc = 0, seen = 0
+    cdef bytes block
+    encoder = Encoder()
+    buf_init(&bufs, 1 << 20)
+    hpack_dec_init(&d, 4096)
+    a.begin = room
+    a.end = room + 16384
+    a.list_most = 1 << 30
+    for r in range(rounds):
+        if r < 3:                # literals first, entries then, indexes from the third on
+            block = encoder.encode(fields)
+        v = view_of(<const char *>block, len(block))
+        a.p = room
+        a.list_n = 0
+        a.over = 0
+        hpack_block_begin(&d)
+        while True:
+            rc = hpack_next(&d, &v, &bufs, &a, &h)
+            if rc <= 0:
+                break
+            seen += 1
+    hpack_dec_end(&d, &bufs)
+    buf_end(&bufs)
+    return seen if rc == 0 else rc
+
+
+def bench_huffman(data: bytes, rounds: int, encode: bool) -> int:
+    """Code or decode the same string again and again; bytes of the last result."""
+    cdef bytes coded = huff(data)
+    cdef char room[16384]
+    cdef int i, made = 0
+    cdef bint forth = encode
+    cdef uint32_t n = len(data), coded_n = len(coded)
+    if n > 8000:
+        raise ValueError("too long")
+    for i in range(rounds):
+        if forth:
+            made = <int>(huffman_encode(data, n, room) - room) if huffman_size(data, n) else 0
+        else:
+            made = huffman_decode(coded, coded_n, room, 16384)
+    return made

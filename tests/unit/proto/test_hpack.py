@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shim.hpack_shim import Decoder, Encoder, huff, unhuff
 
+from helpers.golden_hpack import REFUSED, STORIES
+
 EHPACK = -31
 
 
@@ -17,56 +19,7 @@ def pairs(decoded):
     return [(name, value) for name, value, _, _ in fields]
 
 
-# RFC 7541 appendix C: (blocks, fields of each, size of the table after each)
-C3 = [
-    ("828684410f7777772e6578616d706c652e636f6d", 57),
-    ("828684be58086e6f2d6361636865", 110),
-    ("828785bf400a637573746f6d2d6b65790c637573746f6d2d76616c7565", 164),
-]
-C4 = [
-    ("828684418cf1e3c2e5f23a6ba0ab90f4ff", 57),
-    ("828684be5886a8eb10649cbf", 110),
-    ("828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf", 164),
-]
-C34_FIELDS = [
-    [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"www.example.com")],
-    [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"www.example.com"),
-     (b"cache-control", b"no-cache")],
-    [
-        (b":method", b"GET"), (b":scheme", b"https"), (b":path", b"/index.html"),
-        (b":authority", b"www.example.com"), (b"custom-key", b"custom-value"),
-    ],
-]
-C5 = [
-    ("4803333032580770726976617465611d4d6f6e2c203231204f637420323031332032303a31333a323120474d546e17687474"
-     "70733a2f2f7777772e6578616d706c652e636f6d", 222),
-    ("4803333037c1c0bf", 222),
-    ("88c1611d4d6f6e2c203231204f637420323031332032303a31333a323220474d54c05a04677a69707738666f6f3d4153444a"
-     "4b48514b425a584f5157454f50495541585157454f49553b206d61782d6167653d333630303b2076657273696f6e3d31", 215),
-]
-C6 = [
-    ("488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8e9ae"
-     "82ae43d3", 222),
-    ("4883640effc1c0bf", 222),
-    ("88c16196d07abe941054d444a8200595040b8166e084a62d1bffc05a839bd9ab77ad94e7821dd7f2e6c7b335dfdfcd5b3960"
-     "d5af27087f3672c1ab270fb5291f9587316065c003ed4ee5b1063d5007", 215),
-]
-DATE = b"Mon, 21 Oct 2013 20:13:21 GMT"
-WHERE = (b"location", b"https://www.example.com")
-C56_FIELDS = [
-    [(b":status", b"302"), (b"cache-control", b"private"), (b"date", DATE), WHERE],
-    [(b":status", b"307"), (b"cache-control", b"private"), (b"date", DATE), WHERE],
-    [(b":status", b"200"), (b"cache-control", b"private"), (b"date", DATE.replace(b":21 G", b":22 G")),
-     WHERE, (b"content-encoding", b"gzip"),
-     (b"set-cookie", b"foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1")],
-]
-
-
-@pytest.mark.parametrize(
-    ("blocks", "fields", "limit"),
-    [(C3, C34_FIELDS, 4096), (C4, C34_FIELDS, 4096), (C5, C56_FIELDS, 256), (C6, C56_FIELDS, 256)],
-    ids=["C.3", "C.4", "C.5", "C.6"],
-)
+@pytest.mark.parametrize(("blocks", "fields", "limit"), STORIES.values(), ids=STORIES)
 def test_the_examples_of_the_rfc(blocks, fields, limit):
     decoder = Decoder(limit)
     for (block, size), wanted in zip(blocks, fields, strict=True):
@@ -86,25 +39,7 @@ def test_literal_representations_of_the_rfc():
     assert decoder.table()[:2] == (1, 55)
 
 
-@pytest.mark.parametrize(
-    "block",
-    [
-        "80",  # index 0
-        "be",  # beyond the tables
-        "ff",  # an integer without its end
-        "ffffffffff7f",  # an integer that does not fit
-        "0f2f",  # a name beyond the tables
-        "4003616263",  # no value
-        "4005616263",  # a name longer than the block
-        "820000",  # a literal cut off
-        "8220",  # a size update behind a field
-        "202020",  # three size updates
-        "3fe21f",  # 4097: above what was offered
-        "0085ffffffffff00",  # EOS inside
-        "00810000",  # Huffman: padding of zeros
-        "0082ffff00",  # Huffman: more than 7 bits of padding
-    ],
-)
+@pytest.mark.parametrize("block", REFUSED)
 def test_what_is_refused(block):
     assert Decoder().decode(bytes.fromhex(block)) == EHPACK
 
@@ -222,7 +157,8 @@ def test_secrets_are_never_indexed():
 
 def test_names_are_written_in_lower_case():
     assert pairs(Decoder().decode(Encoder().encode([(b"X-CaSe", b"Value"), (b"Accept", b"A")]))) == [
-        (b"x-case", b"Value"), (b"accept", b"A")
+        (b"x-case", b"Value"),
+        (b"accept", b"A"),
     ]
 
 
@@ -239,3 +175,59 @@ def test_without_memory_the_encoder_goes_on_without_entries():
         assert pairs(decoder.decode(encoder.encode([(b"x-a", b"1")]))) == [(b"x-a", b"1")]
     assert encoder.table()[0] == 0
     assert Decoder(memory=0).decode(Encoder().encode([(b"x-a", b"1")])) != EHPACK
+
+
+def test_names_of_any_length_are_written_in_lower_case():
+    for n in (1, 7, 8, 9, 15, 16, 17, 255, 256, 257, 300):
+        name = (b"X-AbCdZ@[`{^_~19" * 20)[:n]
+        for huffman in (True, False):
+            for _ in range(3):
+                block = Encoder(huffman).encode([(name, b"v")])
+                assert pairs(Decoder().decode(block)) == [(name.lower(), b"v")]
+        never, _ = Decoder().decode(Encoder().encode([(name, b"v", True)]))
+        assert never == [(name.lower(), b"v", 0, True)]
+
+
+def test_values_are_told_apart_by_every_byte():
+    for n in range(1, 40):
+        encoder, decoder = Encoder(huffman=False), Decoder()
+        for at in range(n):
+            value = bytearray(b"v" * n)
+            value[at] = 0x41 + at
+            for _ in range(3):  # in the table by the third time
+                fields = [(b"x-a", b"v" * n), (b"x-a", bytes(value))]
+                assert pairs(decoder.decode(encoder.encode(fields))) == fields
+        assert encoder.table()[0] > 1
+
+
+def test_a_name_that_the_static_table_nearly_has_is_another():
+    for name in (b"content\rtype", b"ag\x05", b"content_type", b"content-typf"):
+        assert pairs(Decoder().decode(Encoder().encode([(name, b"1")]))) == [(name, b"1")]
+
+
+def test_a_long_name_of_the_table_beside_a_long_value_is_too_much_but_no_error():
+    decoder = Decoder(arena=98304)
+    first = oracle.Encoder().encode([(b"n" * 3000, b"v")], huffman=False)
+    assert pairs(decoder.decode(first)) == [(b"n" * 3000, b"v")]
+    coded = huff(b"0" * 98000)  # five bits each: what an arena of 1.6 bytes for one just holds
+    rest = len(coded) - 127
+    length = bytes([0xFF, rest & 127 | 128, rest >> 7 & 127 | 128, rest >> 14])
+    block = b"\x0f\x2f" + length + coded
+    assert len(block) < 61440
+    assert decoder.decode(block, 61440) == ([], True)
+    assert pairs(decoder.decode(b"\xbe")) == [(b"n" * 3000, b"v")]
+
+
+def test_a_table_is_never_larger_than_a_block():
+    assert Decoder(1 << 20).decode(bytes.fromhex("3fe21f")) == EHPACK
+
+
+def test_a_name_of_the_table_outlives_the_eviction_that_its_use_makes():
+    decoder = Decoder()
+    block = b"\x40" + b"\x7f\xa1\x0f" + b"n" * 2080 + b"\x01a"
+    assert pairs(decoder.decode(block)) == [(b"n" * 2080, b"a")]
+    # its own entry goes for the new one, twice in a block
+    again = b"\x7e\x01b\x7e\x01c\xbe"
+    wanted = [(b"n" * 2080, value) for value in (b"b", b"c", b"c")]
+    assert pairs(decoder.decode(again)) == wanted
+    assert decoder.table()[:2] == (1, 2113)
