@@ -231,3 +231,14 @@ def test_a_name_of_the_table_outlives_the_eviction_that_its_use_makes():
     wanted = [(b"n" * 2080, value) for value in (b"b", b"c", b"c")]
     assert pairs(decoder.decode(again)) == wanted
     assert decoder.table()[:2] == (1, 2113)
+
+
+def test_fields_that_repeat_do_not_push_each_other_out():
+    short = 0
+    for story in range(50):
+        encoder = Encoder()
+        fields = [(b"x-%d" % i, b"%d" % (story * 1000 + i * i)) for i in range(20)]
+        for _ in range(6):
+            block = encoder.encode(fields)
+        short += len(block) == len(fields)  # an index each
+    assert short >= 45

@@ -9,9 +9,10 @@ cdef struct HpackEnc:
     uint32_t pending
     uint8_t huffman              # 1: strings that get shorter by it are Huffman-coded
     uint8_t reserved[3]
-    uint16_t pair[128]           # lossy index: hash of name and value -> entry
+    uint16_t pair[128]           # lossy index: hash of name and value -> entry, 32 sets of 4: fields that share a set do not push each other out
+    uint8_t tag[128]             # of pair: more bits of the hash
     uint16_t name[128]           # lossy index: hash of name -> entry
-    uint16_t seen[256]           # lossy: fields that came once; one that comes again is worth an entry
+    uint16_t seen[256]           # lossy: fields that came once, 64 sets of 4, newest first; one that comes again is worth an entry
 
 cdef void hpack_enc_init(HpackEnc *e, bint huffman) noexcept nogil
 cdef void hpack_enc_end(HpackEnc *e, BufPool *bufs) noexcept nogil

@@ -81,6 +81,8 @@ cdef extern from *:
 cdef enum:
     NO_UPDATE = 0xffffffff
     COOKIE_SECRET = 20           # bytes: a shorter cookie can be guessed (RFC 7541 7.1.3)
+    WAYS = 4                     # of a set of HpackEnc.pair and .seen
+    SETS = 124                   # bits of the hash that choose one of pair's
     NAME_MOST = 256              # a longer name is written, not looked up
 
 
@@ -153,10 +155,39 @@ cdef uint32_t find_pair(const HpackEnc *e, uint64_t h, const char *name, uint32_
                         int hid) noexcept nogil:
     # HPACK index of the dynamic entry, or 0
     cdef HpackEntry x
-    cdef uint32_t i = <uint16_t>(<uint16_t>e.t.newest - e.pair[h & 127])
-    if table_get(&e.t, i, &x) and x.value_n == value_n and same_name(&x, name, name_n, hid) and fm_same_bytes(x.value, value, value_n):
-        return i + 62
+    cdef uint32_t i, w
+    for w in range(<uint32_t>(h & SETS), <uint32_t>(h & SETS) + WAYS):
+        if e.tag[w] == <uint8_t>(h >> 56):
+            i = <uint16_t>(<uint16_t>e.t.newest - e.pair[w])
+            if (table_get(&e.t, i, &x) and x.value_n == value_n and same_name(&x, name, name_n, hid)
+                    and fm_same_bytes(x.value, value, value_n)):
+                return i + 62
     return 0
+
+
+cdef void note_pair(HpackEnc *e, uint64_t h) noexcept nogil:
+    # the newest entry, in place of the oldest of its set: what is evicted is older still
+    cdef uint32_t oldest = <uint32_t>(h & SETS)
+    cdef uint32_t w
+    for w in range(oldest + 1, oldest + WAYS):
+        if <uint16_t>(<uint16_t>e.t.newest - e.pair[w]) > <uint16_t>(<uint16_t>e.t.newest - e.pair[oldest]):
+            oldest = w
+    e.pair[oldest] = <uint16_t>e.t.newest
+    e.tag[oldest] = <uint8_t>(h >> 56)
+
+
+cdef bint seen_before(HpackEnc *e, uint64_t h) noexcept nogil:
+    cdef uint16_t *s = &e.seen[(h >> 8) & 252]
+    cdef uint16_t mark = <uint16_t>(h >> 40)
+    cdef uint32_t w
+    for w in range(WAYS):
+        if s[w] == mark:
+            return True
+    s[3] = s[2]
+    s[2] = s[1]
+    s[1] = s[0]
+    s[0] = mark
+    return False
 
 
 cdef uint32_t find_name(const HpackEnc *e, uint64_t h, const char *name, uint32_t n, int hid) noexcept nogil:
@@ -237,11 +268,10 @@ cdef char *hpack_enc_field(HpackEnc *e, BufPool *bufs, char *p, const char *end,
         first = find_name(e, hn, name, name_n, hid)
     if h == 0:
         return put_literal(e, p, 0, 0x0f, first, name, name_n, value, value_n)
-    if e.seen[(h >> 8) & 255] != <uint16_t>(h >> 40):
-        e.seen[(h >> 8) & 255] = <uint16_t>(h >> 40)
+    if not seen_before(e, h):
         return put_literal(e, p, 0, 0x0f, first, name, name_n, value, value_n)
     if table_add(&e.t, bufs, name, name_n, value, value_n, hid) != 1:
         return put_literal(e, p, 0, 0x0f, first, name, name_n, value, value_n)
-    e.pair[h & 127] = <uint16_t>e.t.newest
+    note_pair(e, h)
     e.name[hn & 127] = <uint16_t>e.t.newest
     return put_literal(e, p, 0x40, 0x3f, first, name, name_n, value, value_n)  # `first` counts as before the insertion
