@@ -449,3 +449,15 @@ def test_a_goaway_gives_back_what_was_not_seen():
     assert told[2:] == [("goaway", 1, 0)]
     assert side.request(b"GET", b"/", [(b"host", b"a.test")]) == 0
     assert side.state(1) != -1
+
+
+def test_trailers_announce_a_table_that_shrank():
+    side, peer = Side(), client()
+    peer.send_headers(1, GET, end_stream=True)
+    swap(side, peer)
+    side.answer(1, 200)
+    swap(side, peer)
+    peer.update_settings({1: 0})  # no table any more
+    swap(side, peer)
+    side.trailers(1, [(b"grpc-status", b"0")])
+    assert kinds(swap(side, peer), h2.events.TrailersReceived)

@@ -312,6 +312,7 @@ cdef char *put(H2 *h, char *p, const char *end, const char *name, uint32_t name_
 
 cdef char *h2_fields_encode(H2 *h, const Hdr *t, int n, char *p, const char *end) noexcept nogil:
     cdef int i
+    p = hpack_enc_begin(&h.enc, p, end)  # trailers are a block of their own; behind a head's pseudo fields nothing is due
     for i in range(n):
         if p != NULL and not t[i].flags & HF_DROP and not http1_only(t[i].id) and t[i].id != H_HOST and t[i].name[0] != 58:
             p = hpack_enc_field(&h.enc, h.bufs, p, end, t[i].name, t[i].name_n, t[i].value, t[i].value_n, t[i].id, t[i].flags)
