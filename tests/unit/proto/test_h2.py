@@ -461,3 +461,37 @@ def test_trailers_announce_a_table_that_shrank():
     swap(side, peer)
     side.trailers(1, [(b"grpc-status", b"0")])
     assert kinds(swap(side, peer), h2.events.TrailersReceived)
+
+
+@pytest.mark.parametrize("many", [1, 10, 33, 100])
+def test_an_answer_on_its_way_to_a_cancelled_stream_is_ignored(many):
+    side, peer = Side(server=False), server()
+    swap(side, peer)
+    ids = [side.request(b"GET", b"/", [(b"host", b"y.test")]) for _ in range(many)]
+    swap(side, peer)
+    for sid in ids:
+        peer.send_headers(sid, [(":status", "200"), ("x-late", str(sid))])
+    late = peer.data_to_send()
+    for sid in ids:
+        side.reset(sid, CANCEL)
+    assert side.receive(late) == 0, side.failed()
+    swap(side, peer)
+    sid = side.request(b"GET", b"/", [(b"host", b"y.test")])
+    swap(side, peer)
+    # the tables still agree
+    peer.send_headers(sid, [(":status", "200"), ("x-late", str(ids[-1]))], end_stream=True)
+    swap(side, peer)
+    assert side.events[-1][:4] == ("head", sid, 200, [(b"x-late", str(ids[-1]).encode())])
+    side.release(sid)
+    assert side.close() == (0, 0, 0)
+
+
+def test_trailers_on_their_way_to_a_stream_that_the_server_reset_are_ignored():
+    side, peer = Side(), client()
+    peer.send_headers(1, [(":method", "POST"), *GET[1:]])
+    swap(side, peer)
+    peer.send_headers(1, [("x-t", "1")], end_stream=True)
+    late = peer.data_to_send()
+    side.reset(1, CANCEL)
+    assert side.receive(late) == 0, side.failed()
+    assert side.close() == (0, 0, 0)

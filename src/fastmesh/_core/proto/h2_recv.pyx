@@ -197,7 +197,9 @@ cdef void whole_block(H2 *h, uint32_t sid, uint32_t flags, const char *p, uint32
             return
         else:
             gone = h2_stream_gone(h, sid)
-            if gone == 0:
+            if gone == 0 and not h.flags & HF2_SERVER:
+                h2_empty(h)      # we opened it and have let go long ago: its answer may have been on its way
+            elif gone == 0:
                 h2_broken(h, H2_PROTOCOL_ERROR, b"HEADERS with a stream id below one that was used")
                 return
             if gone == 1:

@@ -217,7 +217,7 @@ cdef void h2_stream_close(H2Stream *s) noexcept nogil:
 cdef void h2_stream_release(H2Stream *s) noexcept nogil:
     cdef H2 *h = s.h
     cdef H2Stream **at = &h.table[bucket_of(h, s.id)]
-    h2_stream_forget(h, s.id, s.flags & HSF_RESET)
+    h2_stream_forget(h, s.id, s.flags & HSF_RESET != 0)  # a bint is an int here: 256 would end up in the id
     while at[0] != s:
         at = &at[0].hnext
     at[0] = s.hnext
