@@ -10,12 +10,11 @@ from fastmesh._core.proto.h2_frame cimport (
 from fastmesh._core.proto.h2_send cimport h2_fail, h2_made, h2_room
 from fastmesh._core.proto.h2_stream cimport (
     HF2_FAILED, HF2_GOAWAY_SEEN, HF2_SERVER, HF2_SETTINGS_ACKED, H2N_GOAWAY_IN, H2N_PINGS, H2N_RAPID_RESET, H2N_RST_IN, H2N_SETTINGS,
-    H2N_UPDATES, HS_CLOSED, HSF_HEAD_SENT, H2, H2Stream, h2_count, h2_queue_put, h2_stream_close, h2_stream_find, h2_stream_release)
+    H2N_UPDATES, HS_CLOSED, HSF_HEAD_SENT, H2, H2Stream, h2_count, h2_queue_put, h2_stream_close, h2_stream_find)
 from fastmesh._core.proto.hpack_enc cimport hpack_enc_limit
 from fastmesh._core.proto.h2_limits cimport (
     H2_PINGS, H2_RESETS_IN, H2_SETTINGS_MOST, H2_SETTINGS_RATE, H2_UPDATES, h2_broken, h2_empty, h2_idle, h2_reset_gone,
-    h2_stream_error, h2_theirs, h2_too_much)
-from fastmesh._core.proto.h2_control cimport h2_control
+    h2_stream_error, h2_stream_over, h2_theirs, h2_too_much)
 
 
 cdef void initial_window(H2 *h, uint32_t v) noexcept nogil:
@@ -154,23 +153,21 @@ cdef void on_rst(H2 *h, const H2Head *f, View *v) noexcept nogil:
             h2_too_much(h, H2N_RAPID_RESET, b"too many requests taken back")
             return
     h2_stream_close(s)
-    if s.owner == NULL:
-        h2_stream_release(s)
-    else:
-        h.ops.reset(h, s, code, True)
+    h2_stream_over(s, code, True)
 
 
 cdef void on_priority(H2 *h, const H2Head *f, View *v) noexcept nogil:
     cdef H2Stream *s = h2_stream_find(h, f.stream)
+    cdef uint32_t code = H2_FRAME_SIZE_ERROR if f.length != 5 else H2_PROTOCOL_ERROR
     h2_empty(h)
     if f.length == 5 and view_u32(v) & 0x7fffffff != f.stream:
         return
     if s != NULL and s.state != HS_CLOSED:
-        h2_stream_error(s, H2_FRAME_SIZE_ERROR if f.length != 5 else H2_PROTOCOL_ERROR)
+        h2_stream_error(s, code)
     elif h2_idle(h, f.stream):
-        h2_broken(h, H2_FRAME_SIZE_ERROR if f.length != 5 else H2_PROTOCOL_ERROR, b"PRIORITY")
+        h2_broken(h, code, b"PRIORITY")
     else:
-        h2_reset_gone(h, f.stream, H2_FRAME_SIZE_ERROR if f.length != 5 else H2_PROTOCOL_ERROR)
+        h2_reset_gone(h, f.stream, code)
 
 
 cdef H2Stream *beyond(H2 *h, uint32_t last) noexcept nogil:
@@ -197,10 +194,7 @@ cdef void on_goaway(H2 *h, View *v) noexcept nogil:
     s = beyond(h, h.goaway_last)
     while s != NULL:
         h2_stream_close(s)
-        if s.owner == NULL:
-            h2_stream_release(s)
-        else:
-            h.ops.reset(h, s, H2_REFUSED_STREAM, True)
+        h2_stream_over(s, H2_REFUSED_STREAM, True)
         s = beyond(h, h.goaway_last)
     h.ops.goaway(h, h.goaway_last, code)
 

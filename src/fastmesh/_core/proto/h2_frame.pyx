@@ -8,8 +8,8 @@ cdef extern from *:
     """
     #include <stdint.h>
 
-    /* Legality of a frame head: RFC 9113 section 6, a row per type. Lengths are of the payload; H2L_LOOSE leaves a wrong length to the
-       code that reads the frame, because it is an error of the stream there. */
+    /* Legality of a frame head: RFC 9113 section 6, a row per type. Lengths are of the payload; a wide range leaves the
+       rest to the code that reads the frame, because it is an error of the stream there. */
     typedef struct { uint8_t who, where; uint16_t least, most; } fm_h2_rule;
     enum { H2L_SERVER = 1, H2L_CLIENT = 2, H2L_BOTH = 3,      /* who may receive it */
            H2L_STREAM = 1, H2L_ZERO = 2, H2L_ANY = 3 };       /* on which stream id */

@@ -1,8 +1,8 @@
 """What a peer may do on an HTTP/2 connection (L1). See h2_limits.pxd."""
 from libc.stdint cimport uint32_t, uint64_t
 from fastmesh._core.proto.h2_frame cimport (
-    H2_ENHANCE_YOUR_CALM, H2_FLOW_CONTROL_ERROR, H2_FRAME_HEAD, H2_PROTOCOL_ERROR, H2_RST_STREAM, h2_head_put)
-from fastmesh._core.proto.h2_send cimport h2_fail, h2_made, h2_reset, h2_room
+    H2_ENHANCE_YOUR_CALM, H2_FLOW_CONTROL_ERROR, H2_PROTOCOL_ERROR)
+from fastmesh._core.proto.h2_send cimport h2_fail, h2_put_rst, h2_reset
 from fastmesh._core.proto.h2_stream cimport (
     HF2_SERVER, H2N_EMPTY_FRAMES, H2N_FLOW, H2N_MADE_RESET, H2N_MALFORMED, H2N_PROTOCOL, H2, H2Stream, h2_count, h2_stream_release)
 
@@ -23,6 +23,13 @@ cdef void provoked(H2 *h) noexcept nogil:
         h2_too_much(h, H2N_MADE_RESET, b"too many resets provoked")
 
 
+cdef void h2_stream_over(H2Stream *s, uint32_t code, bint remote) noexcept nogil:
+    if s.owner == NULL:
+        h2_stream_release(s)
+    else:
+        s.h.ops.reset(s.h, s, code, remote)
+
+
 cdef void h2_stream_error(H2Stream *s, uint32_t code) noexcept nogil:
     cdef H2 *h = s.h
     if code == H2_FLOW_CONTROL_ERROR:
@@ -30,22 +37,13 @@ cdef void h2_stream_error(H2Stream *s, uint32_t code) noexcept nogil:
     elif code == H2_PROTOCOL_ERROR:
         h2_count(h, H2N_MALFORMED)
     h2_reset(s, code)
-    if s.owner == NULL:
-        h2_stream_release(s)
-    else:
-        h.ops.reset(h, s, code, False)
+    h2_stream_over(s, code, False)
     provoked(h)
 
 
 cdef void h2_reset_gone(H2 *h, uint32_t sid, uint32_t code) noexcept nogil:
     # a frame on a stream that has ended
-    cdef char *p = h2_room(h, H2_FRAME_HEAD + 4)
-    if p != NULL:
-        p = h2_head_put(p, 4, H2_RST_STREAM, 0, sid)
-        p[0] = p[1] = p[2] = 0
-        p[3] = <char>code
-        h2_made(h, H2_FRAME_HEAD + 4)
-        h.out_control += H2_FRAME_HEAD + 4
+    h2_put_rst(h, sid, code)
     provoked(h)
 
 

@@ -27,6 +27,8 @@ cdef int h2_send_end(H2Stream *s) noexcept nogil
 """END_STREAM, behind the data that waits."""
 cdef void h2_reset(H2Stream *s, uint32_t code) noexcept nogil
 """RST_STREAM and closed, without an event; what waits is thrown away. Idle and closed streams: only closed."""
+cdef void h2_put_rst(H2 *h, uint32_t sid, uint32_t code) noexcept nogil
+"""The frame alone, counted against H2_CONTROL_OUT; lost without memory."""
 cdef void h2_drop(H2Stream *s, uint32_t code) noexcept nogil
 """Its owner lets go: reset with code unless it is closed, then out of the connection; s is gone."""
 cdef void h2_credit(H2Stream *s, uint32_t n) noexcept nogil

@@ -195,16 +195,19 @@ cdef bint step(H2Stream *s, int event) noexcept nogil:
     return True
 
 
+cdef void h2_put_rst(H2 *h, uint32_t sid, uint32_t code) noexcept nogil:
+    cdef char *p = h2_room(h, H2_FRAME_HEAD + 4)
+    if p != NULL:
+        put_u32(h2_head_put(p, 4, H2_RST_STREAM, 0, sid), code)
+        h2_made(h, H2_FRAME_HEAD + 4)
+        h.out_control += H2_FRAME_HEAD + 4
+
+
 cdef void h2_reset(H2Stream *s, uint32_t code) noexcept nogil:
     cdef H2 *h = s.h
-    cdef char *p
     if s.state != HS_IDLE and s.state != HS_CLOSED and not h.flags & HF2_FAILED:
-        p = h2_room(h, H2_FRAME_HEAD + 4)
         h2_count(h, H2N_RST_OUT)
-        if p != NULL:
-            put_u32(h2_head_put(p, 4, H2_RST_STREAM, 0, s.id), code)
-            h2_made(h, H2_FRAME_HEAD + 4)
-            h.out_control += H2_FRAME_HEAD + 4
+        h2_put_rst(h, s.id, code)
         s.flags |= HSF_RESET
     h2_stream_close(s)
 
