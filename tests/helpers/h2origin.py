@@ -43,6 +43,7 @@ class Request:
         self.link = link
         self.id = sid
         self.fields = list(fields)
+        self.never: set[str] = set()  # names of fields that came never indexed
         self.body = bytearray()
         self.trailers: list[tuple[str, str]] | None = None
         self.ended = False
@@ -207,6 +208,7 @@ class Link:
         if isinstance(event, h2.events.RequestReceived):
             request = Request(self, event.stream_id, [(_text(k), _text(v)) for k, v in event.headers])
             self.streams[event.stream_id] = request
+            request.never = {_text(h[0]) for h in event.headers if not getattr(h, "indexable", True)}
             request.ended = event.stream_ended is not None
             self.taken += 1
             origin.requests.append(request)

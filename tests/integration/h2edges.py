@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from helpers import wait_for
 from helpers.h2raw import dial
 from helpers.mesh import EdgeProxy
+from helpers.worker import Peer, Upstream
 
 EDGE = """
 apiVersion: networking.istio.io/v1
@@ -142,3 +145,97 @@ class Good:
                 self.answered += 1
         except (OSError, AssertionError) as error:
             self.bad.append(repr(error))
+
+
+# ---- HTTP/1.1, byte for byte ----------------------------------------------------------------------------
+
+
+@dataclass
+class Message:
+    """A request as an origin has read it, or an answer as a client has; framing is all that is judged."""
+
+    line: str
+    fields: list[tuple[str, str]]
+    raw: bytes  # the head
+    body: bytes = b""
+    trailers: list[tuple[str, str]] | None = None
+    interim: list[tuple[int, list[tuple[str, str]]]] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        return int(self.line.split(" ")[1])
+
+    def all(self, name: str) -> list[str]:
+        return [value for key, value in self.fields if key.lower() == name]
+
+    def __getitem__(self, name: str) -> str:
+        (value,) = self.all(name)
+        return value
+
+
+def _fields(text: bytes) -> list[tuple[str, str]]:
+    pairs = (line.partition(":") for line in text.decode("latin-1").split("\r\n") if line)
+    return [(name, value.strip()) for name, _, value in pairs]
+
+
+def read_head(peer: Peer) -> Message | None:
+    """A head and nothing behind it; None at the end of the connection."""
+    raw = peer.head()
+    if not raw:
+        return None
+    assert raw.endswith(b"\r\n\r\n"), f"cut short: {raw!r}"
+    line, _, rest = raw.partition(b"\r\n")
+    return Message(line.decode("latin-1"), _fields(rest), raw)
+
+
+def read_body(peer: Peer, m: Message) -> None:
+    if m.all("transfer-encoding"):
+        assert m["transfer-encoding"] == "chunked" and not m.all("content-length"), m
+        while size := int(peer.until(b"\r\n"), 16):
+            m.body += peer.exactly(size)
+            assert peer.exactly(2) == b"\r\n"
+        lines = b""
+        while (one := peer.until(b"\r\n")) != b"\r\n":
+            assert one, "cut short in its trailers"
+            lines += one
+        m.trailers = _fields(lines)
+    elif m.all("content-length"):
+        n = int(m["content-length"])
+        m.body = peer.exactly(n)
+        if len(m.body) < n:
+            raise ConnectionError(f"cut short: {len(m.body)} of {n} bytes")
+
+
+def read_answer(peer: Peer, method: str = "GET") -> Message:
+    interim = []
+    while True:
+        m = read_head(peer)
+        assert m is not None, "no answer"
+        if m.status >= 200:
+            break
+        interim.append((m.status, m.fields))
+    m.interim = interim
+    if method != "HEAD" and m.status not in (204, 304):
+        read_body(peer, m)
+    return m
+
+
+class H1Origin(Upstream):
+    """Records requests to the byte and answers with `reply`: bytes, or what it makes of the request."""
+
+    def __init__(self) -> None:
+        super().__init__(self.record)
+        self.seen: list[Message] = []
+        self.partial: list[Message] = []  # heads whose body never came whole
+        self.reply: bytes | Callable[[Message], bytes] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        self.before_body: Callable[[Peer, Message], None] | None = None
+
+    def record(self, peer: Peer) -> None:
+        while m := read_head(peer):
+            self.partial.append(m)
+            if self.before_body is not None:
+                self.before_body(peer, m)
+            read_body(peer, m)
+            self.partial.remove(m)
+            self.seen.append(m)
+            peer.send(self.reply if isinstance(self.reply, bytes) else self.reply(m))
