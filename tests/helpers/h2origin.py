@@ -144,9 +144,8 @@ class Link:
         )  # fmt: skip
         self.h2.local_settings = h2.settings.Settings(client=False, initial_values=dict(origin.settings))
         self.streams: dict[int, Request] = {}
-        self.taken = 0
+        self.told = False  # the peer has acknowledged our SETTINGS
         self.goaways: list[int] = []  # codes of the peer's
-        self.pongs = 0
         self.over = False
 
     def say(self, what: Callable[[h2.connection.H2Connection], object]) -> None:
@@ -179,11 +178,18 @@ class Link:
             self.sock.shutdown(socket.SHUT_RDWR) if not reset else None
         self.sock.close()
 
+    def running(self) -> int:
+        """Streams that are open on either side."""
+        return self.h2.open_inbound_streams
+
     # --- its thread
 
     def run(self) -> None:
         try:
-            self.say(lambda c: c.initiate_connection())
+            self.h2.initiate_connection()
+            if self.origin.limit:  # past the package, which would end the connection
+                self.raw(h2raw.settings((h2raw.MAX_CONCURRENT_STREAMS, self.origin.limit)))
+            self.say(lambda c: None)
             while octets := self.sock.recv(1 << 18):
                 with self.changed:
                     try:
@@ -210,9 +216,13 @@ class Link:
             self.streams[event.stream_id] = request
             request.never = {_text(h[0]) for h in event.headers if not getattr(h, "indexable", True)}
             request.ended = event.stream_ended is not None
-            self.taken += 1
+            if origin.limit and self.running() > origin.limit:
+                assert not self.told, f"more than {origin.limit} streams, against our SETTINGS"
+                origin.refused += 1
+                self.h2.reset_stream(event.stream_id, h2raw.REFUSED_STREAM)
+                del self.streams[event.stream_id]
+                return
             origin.requests.append(request)
-            origin.most = max(origin.most, sum(1 for s in self.streams.values() if not s.ended))
             if origin.inline is not None:
                 origin.inline(request)
             elif origin.script is not None:
@@ -236,8 +246,8 @@ class Link:
                 self.streams[event.stream_id].reset_by = int(event.error_code or 0)
         elif isinstance(event, h2.events.ConnectionTerminated):
             self.goaways.append(int(event.error_code or 0))
-        elif isinstance(event, h2.events.PingAckReceived):
-            self.pongs += 1
+        elif isinstance(event, h2.events.SettingsAcknowledged):
+            self.told = True
 
     def _default(self, request: Request) -> None:
         status, fields, body = self.origin.reply
@@ -271,11 +281,12 @@ class Origin:
         inline: Callable[[Request], None] | None = None,
         settings: Mapping[int, int] | None = None,
         credit: bool = True,
+        limit: int = 0,
         tolerant: bool = False,
     ) -> None:
         """inline: a script that must not wait, run by the connection's own thread. credit=False: windows stay
-        as they are. tolerant: what the proxy does wrong in the package's eyes is no failure (for a test that
-        breaks the protocol itself)."""
+        as they are. limit: of concurrent streams; what is above it is refused. tolerant: what the proxy does
+        wrong in the package's eyes is no failure (for a test that breaks the protocol itself)."""
         self.script = script
         self.inline = inline
         self.settings = {
@@ -284,11 +295,12 @@ class Origin:
             **(settings or {}),
         }
         self.credit = credit
+        self.limit = limit
+        self.refused = 0
         self.tolerant = tolerant
         self.reply: tuple[int, Pairs, bytes] = (200, [("content-type", "text/plain")], b"ok")
         self.requests: list[Request] = []
         self.links: list[Link] = []
-        self.most = 0
         self.failure: BaseException | None = None
         self.sock = listening()
         self.port: int = self.sock.getsockname()[1]

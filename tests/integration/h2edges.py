@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ from types import TracebackType
 from typing import Any
 
 from helpers import wait_for
+from helpers.h2origin import Origin
 from helpers.h2raw import dial
 from helpers.mesh import EdgeProxy
-from helpers.worker import Peer, Upstream
+from helpers.worker import Peer, Upstream, WorkerProxy, serving
 
 EDGE = """
 apiVersion: networking.istio.io/v1
@@ -89,6 +91,12 @@ def worker_config(one: int = 1, two: int | tuple[int, ...] = 1, **cluster: Any) 
         ],
         "tls": [],
     }
+
+
+def before(*origins: Origin, **options: Any) -> contextlib.AbstractContextManager[WorkerProxy]:
+    """A worker before these origins of HTTP/2, for /h2...; they are closed at the end."""
+    config = worker_config(two=tuple(origin.port for origin in origins))
+    return serving(*origins, config=config, **options)  # type: ignore[arg-type]  # close() is all it needs
 
 
 def started_edge(directory: Path, *options: str, **values: Any) -> EdgeProxy:

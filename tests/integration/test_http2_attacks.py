@@ -317,7 +317,7 @@ def test_streams_above_the_limit_are_refused_and_those_below_are_answered(site: 
     client = dial(site.port)
     client.settle()
     limit = client.peer[h2raw.MAX_CONCURRENT_STREAMS]
-    assert limit == 1024
+    assert 100 <= limit <= 1024  # RFC 9113 6.5.2 advises against fewer
     refused, seen = site.stat("h2_refused"), len(site.origin.requests)
     sids = [client.new_id() for _ in range(limit + 50)]
     client.send(b"".join(h2raw.headers(sid, HEAD, True) for sid in sids))
@@ -343,7 +343,6 @@ def test_data_beyond_a_streams_window_resets_it(site: Site) -> None:
     site.origin.credit = False
     try:
         window = client.peer[h2raw.INITIAL_WINDOW_SIZE]
-        assert window == 262144
         # the origin takes one window and no more; then ours is full
         client.send(h2raw.data(sid, bytes(16384)) * ((window + 65535) // 16384 + 2))
         assert client.reset(sid) == FLOW_CONTROL_ERROR
@@ -427,17 +426,20 @@ def client_code(first: bytes) -> int:
 
 
 @pytest.mark.parametrize("path", ["/h2/big", "/bytes/1048576", "/direct"])
-def test_a_client_that_never_reads_costs_a_bounded_amount(site: Site, path: str) -> None:
+def test_clients_that_never_read_cost_a_bounded_amount(site: Site, path: str) -> None:
     before = site.stat("worker_memory_bytes")
     done = site.stat("rq_total")
-    n = 200 if path.startswith("/bytes") else 1000
-    client = dial(site.port, (h2raw.INITIAL_WINDOW_SIZE, WINDOW_MOST), rcvbuf=2048, acknowledge=False)
-    client.send(h2raw.window_update(0, WINDOW_MOST - 65535))
+    n, clients = 100, []
     block = literals(pseudo(path=path))
-    client.send(b"".join(h2raw.headers(sid, block, True) for sid in streams(n)))
-    wait_for(lambda: site.stat("rq_total") >= done + n, what="its requests")
+    for _ in range(2 if path.startswith("/bytes") else 10):
+        client = dial(site.port, (h2raw.INITIAL_WINDOW_SIZE, WINDOW_MOST), rcvbuf=2048, acknowledge=False)
+        client.send(h2raw.window_update(0, WINDOW_MOST - 65535))
+        client.send(b"".join(h2raw.headers(sid, block, True) for sid in streams(n)))
+        clients.append(client)
+    wait_for(lambda: site.stat("rq_total") >= done + n * len(clients), what="their requests")
     with Good(site.port) as good:
         good.more(20)
     assert site.stat("worker_memory_bytes") < before + (32 << 20)
-    client.vanish()
+    for client in clients:
+        client.vanish()
     site.edge.idle()
