@@ -43,8 +43,12 @@ cdef enum:  # H2Stream.flags
     HSF_CONNECT = 64             # CONNECT: DATA has no length to keep
     HSF_WAITING = 128            # the owner wants ops.writable when its unsent bytes have gone
     HSF_RESET = 256              # we reset it
+    HSF_IN_END = 512             # the owner's: END_STREAM (or the kept trailers) follows the kept input
+    HSF_AWAKE = 1024             # the owner's: in its list of streams to look at again
+    HSF_REFUSED = 2048           # the owner's: the peer has not seen it
+    HSF_BROKEN = 4096            # the owner's: it cannot go on, and its exchange has yet to be told
 
-cdef struct H2Stream:            # pool of the worker; 128 bytes
+cdef struct H2Stream:            # pool of the worker
     H2 *h
     void *owner                  # the exchange; NULL: nobody is interested any more
     H2Stream *hnext              # next in the hash bucket
@@ -52,7 +56,7 @@ cdef struct H2Stream:            # pool of the worker; 128 bytes
     H2Stream *qprev
     uint32_t id
     uint8_t state                # HS_*
-    uint8_t reserved
+    uint8_t interim              # 1xx answers so far
     uint16_t flags               # HSF_*
     int64_t send_window          # may be negative (RFC 9113 6.9.2)
     int64_t recv_window          # what the peer may still send
@@ -61,6 +65,13 @@ cdef struct H2Stream:            # pool of the worker; 128 bytes
     uint32_t out_n               # unsent bytes in `out`
     Block *out                   # unsent DATA, FIFO
     Block *trailers              # encoded only when they go: a kept head (msg_keep_fields)
+    # the owner's, given back with the stream
+    Block *inp                   # input that the other side does not take yet, FIFO
+    Block *in_trailers           # a trailer section behind it: a kept head
+    uint32_t in_n                # bytes of inp: not credited yet
+    uint32_t moved               # low bits of the ms when something last moved
+    H2Stream *wnext              # list of streams to look at again
+    H2Stream *wprev
 
 cdef struct H2Ops:               # events; each may reset, end or send on any stream, never free the H2
     void (*head)(H2 *h, H2Stream *s, Msg *m, bint end) noexcept nogil
@@ -211,3 +222,5 @@ cdef void h2_queue_put(H2Stream *s) noexcept nogil
 cdef void h2_queue_take(H2Stream *s) noexcept nogil
 cdef H2Stream *h2_stream_any(H2 *h) noexcept nogil
 """Some stream, or NULL: to tell all owners of a dead connection."""
+cdef H2Stream *h2_stream_stale(H2 *h, uint32_t now, uint32_t span) noexcept nogil
+"""Some stream that has not moved (H2Stream.moved) for span ms, or NULL."""

@@ -129,6 +129,18 @@ cdef H2Stream *h2_stream_any(H2 *h) noexcept nogil:
     return NULL
 
 
+cdef H2Stream *h2_stream_stale(H2 *h, uint32_t now, uint32_t span) noexcept nogil:
+    cdef H2Stream *s
+    cdef uint32_t i
+    for i in range(h.buckets):
+        s = h.table[i]
+        while s != NULL:
+            if now - s.moved >= span:
+                return s
+            s = s.hnext
+    return NULL
+
+
 cdef H2Stream *h2_stream_new(H2 *h, uint32_t sid) noexcept nogil:
     cdef H2Stream *s
     cdef uint32_t k
@@ -221,6 +233,8 @@ cdef void h2_stream_release(H2Stream *s) noexcept nogil:
     while at[0] != s:
         at = &at[0].hnext
     at[0] = s.hnext
+    block_free_all(h.bufs, s.inp)
+    block_free(h.bufs, s.in_trailers)
     pool_put(h.pool, s)
     h.nstreams -= 1
     if h.nstreams == 0:
