@@ -99,7 +99,7 @@ cdef class Side:
     cdef public bint credit
     cdef bytes rest
 
-    def __cinit__(self, server=True, max_streams=100, stream_window=65535, conn_window=65535, memory=1 << 24, streams=1000):
+    def __cinit__(self, server=True, max_streams=100, stream_window=65535, conn_window=65535, memory=1 << 24, streams=1000, link=False):
         cdef H2Limits limits
         buf_init(&self.bufs, memory)
         pool_init(&self.pool, sizeof(H2Stream), streams)
@@ -111,7 +111,7 @@ cdef class Side:
         limits.max_streams = max_streams
         limits.stream_window = stream_window
         limits.conn_window = conn_window
-        h2_init(&self.h, server, False, &OPS, <void *>self, &self.bufs, &self.pool, &self.msg, self.arena, &limits, self.stats)
+        h2_init(&self.h, server, link, &OPS, <void *>self, &self.bufs, &self.pool, &self.msg, self.arena, &limits, self.stats)
         h2_start(&self.h)
 
     def __dealloc__(self):
@@ -166,13 +166,19 @@ cdef class Side:
             if not more:
                 return out
 
+    cdef H2Stream *at(self, uint32_t sid) except NULL:
+        cdef H2Stream *s = h2_stream_find(&self.h, sid)
+        if s == NULL:
+            raise KeyError(sid)
+        return s
+
     def state(self, sid: int) -> int:
         cdef H2Stream *s = h2_stream_find(&self.h, sid)
         return s.state if s != NULL else -1
 
     def windows(self, sid: int) -> tuple[int, int, int]:
         """(send window of the connection, of the stream, unsent bytes of the stream)"""
-        cdef H2Stream *s = h2_stream_find(&self.h, sid)
+        cdef H2Stream *s = self.at(sid)
         return self.h.send_window, s.send_window, s.out_n
 
     def failed(self) -> tuple[int, str]:
@@ -192,7 +198,7 @@ cdef class Side:
         return s.id
 
     cdef int put(self, sid, Msg *m, fields, bint end):
-        cdef H2Stream *s = h2_stream_find(&self.h, sid)
+        cdef H2Stream *s = self.at(sid)
         keep = []
         for name, value in fields:
             keep.append((name, value))
@@ -226,7 +232,7 @@ cdef class Side:
         return self.put(sid, &m, fields, end)
 
     def data(self, sid: int, body: bytes, end: bool = False, wait: bool = False) -> int:
-        cdef H2Stream *s = h2_stream_find(&self.h, sid)
+        cdef H2Stream *s = self.at(sid)
         cdef Slice v
         v.p = body
         v.n = len(body)
@@ -235,7 +241,7 @@ cdef class Side:
         return h2_send_data(s, &v, 1, end)
 
     def end(self, sid: int) -> int:
-        return h2_send_end(h2_stream_find(&self.h, sid))
+        return h2_send_end(self.at(sid))
 
     def trailers(self, sid: int, fields) -> int:
         cdef Hdr t[64]
@@ -248,16 +254,16 @@ cdef class Side:
             t[n].id = hdr_id(<bytes>name, len(name))
             t[n].flags = 0
             n += 1
-        return h2_send_trailers(h2_stream_find(&self.h, sid), t, n)
+        return h2_send_trailers(self.at(sid), t, n)
 
     def reset(self, sid: int, code: int) -> None:
-        h2_drop(h2_stream_find(&self.h, sid), code)
+        h2_drop(self.at(sid), code)
 
     def give(self, sid: int, n: int) -> None:
-        h2_credit(h2_stream_find(&self.h, sid), n)
+        h2_credit(self.at(sid), n)
 
     def release(self, sid: int) -> None:
-        h2_stream_release(h2_stream_find(&self.h, sid))
+        h2_stream_release(self.at(sid))
 
     def goaway(self, last: bool) -> None:
         h2_goaway(&self.h, last)
