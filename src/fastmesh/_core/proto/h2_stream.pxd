@@ -4,7 +4,8 @@ A H2 is one connection's protocol state in either role; it knows no socket, no c
 a chain of Blocks (h2_take), events are told by H2Ops. Whoever owns it gives it its pools.
 
 Streams live in `streams` (hash by id) from the frame that opens them until they are closed and their owner has let go
-(h2_stream_release). A stream that was reset or ended is remembered only as "below the highest id that was used".
+(h2_stream_release). Of those that have gone, the last H2_GONE ids are remembered with two bits each (h2_stream_gone); of older ones nothing is
+known, and what still comes on them is ignored: it may have been on its way when we reset them.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from fastmesh._core.base.buf cimport Block, BufPool
@@ -89,7 +90,7 @@ cdef struct H2Peer:              # the other side's settings, RFC 9113 6.5.2's d
     uint8_t seen                 # its first SETTINGS have come
     uint8_t reserved[2]
 
-cdef struct H2Limits:            # ours; h2_recv.pxd has defaults and reasons
+cdef struct H2Limits:            # ours; h2_limits.pxd has defaults and reasons
     uint32_t max_streams
     uint32_t stream_window
     uint32_t conn_window
@@ -156,8 +157,9 @@ cdef struct H2:
     uint32_t updates             # WINDOW_UPDATEs
     uint32_t data_sent           # DATA frames sent: what window updates are measured against
     uint32_t opened              # streams that the peer opened: what resets are measured against
-    uint32_t gone_at
-    uint32_t gone[32]            # ids of the streams that ended last: id << 1 | 1 if we reset it (what is on its way then is ignored)
+    uint32_t late                # heads that may still come on streams that we reset
+    uint32_t gone_top            # highest id that has gone
+    uint8_t gone[128]            # HG_* of the H2_GONE ids up to it, two bits each
 
 cdef enum:  # H2.stats: what is counted; ST_H2 of shm/stats.pxd has room for them, in this order
     H2N_CX = 0                   # connections
@@ -182,7 +184,15 @@ cdef enum:  # H2.stats: what is counted; ST_H2 of shm/stats.pxd has room for the
     H2N_STALLED                  # streams ended because their window stayed shut (stream idle timeout)
     H2N_N                        # must be last
 
+cdef enum:  # h2_stream_gone
+    HG_UNUSED = 0                # never used, or not gone
+    HG_ENDED                     # both sides had ended it, or the peer had reset it: nothing may come
+    HG_RESET                     # by us: what was on its way is ignored
+    HG_FORGOTTEN                 # any of the above, long ago
+
 cdef enum:
+    H2_GONE = 512                # ids that are remembered: only the errors of a peer that breaks the rules depend on it
+    H2_LATE_HEADS = 3            # on a stream that we reset: an interim head, the head, trailers
     H2_ARENA = 98304             # more than MSG_MAX_HEAD: decoded strings of one head, names made
 
 cdef inline void h2_count(H2 *h, int n) noexcept nogil:
@@ -203,9 +213,9 @@ cdef void h2_stream_close(H2Stream *s) noexcept nogil
 cdef void h2_stream_release(H2Stream *s) noexcept nogil
 """A closed stream goes: out of the hash and back into the pool. (h2_drop of h2_send closes it first.)"""
 cdef int h2_stream_gone(const H2 *h, uint32_t sid) noexcept nogil
-"""Of a stream that is no more: 2 we reset it, 1 it ended, 0 that is not known (long ago, or it was never used)."""
+"""HG_* of an id that is not in the hash."""
 cdef void h2_stream_forget(H2 *h, uint32_t sid, bint by_reset) noexcept nogil
-"""Remember that it has gone."""
+"""Remember that it has gone; by_reset: frames of it may still be on their way."""
 cdef void h2_queue_put(H2Stream *s) noexcept nogil
 """To the end of sendq, once."""
 cdef void h2_queue_take(H2Stream *s) noexcept nogil
