@@ -55,7 +55,7 @@ def frames(data: bytes) -> list[hf.Frame]:
 
 
 def begun(**options) -> Side:
-    """A server whose client has said its preface, or a client (server=False) that knows its server's settings."""
+    """A server whose client has said its preface, or a client that knows its server's settings."""
     side = Side(**options)
     start = PREFACE if options.get("server", True) else b""
     assert side.receive(start + hf.SettingsFrame().serialize()) == 0

@@ -10,7 +10,7 @@ from fastmesh._core.proto.h2_recv cimport h2_recv
 from fastmesh._core.proto.h2_send cimport (
     h2_credit, h2_drop, h2_goaway, h2_open, h2_pump, h2_reset, h2_send_data, h2_send_end, h2_send_head, h2_send_trailers, h2_start, h2_take)
 from fastmesh._core.proto.h2_stream cimport (
-    HS_CLOSED, HSF_WAITING, H2, H2_ARENA, H2Limits, H2N_N, H2Ops, H2Stream, h2_end, h2_init, h2_stream_event, h2_stream_find,
+    HF2_SERVER, HS_CLOSED, HSF_COUNTED, HSF_QUEUED, HSF_WAITING, H2, H2_ARENA, H2Limits, H2N_N, H2Ops, H2Stream, h2_end, h2_init, h2_stream_event, h2_stream_find,
     h2_stream_release)
 from fastmesh._core.proto.msg cimport MF_HTTPS, MF_RESPONSE, Hdr, Msg, hdr_id, method_id, msg_reset
 
@@ -25,54 +25,60 @@ cdef list fields_of(const Hdr *t, int n):
 
 cdef void on_head(H2 *h, H2Stream *s, Msg *m, bint end) noexcept nogil:
     with gil:
-        s.owner = <void *>1
         side = <Side><object>h.owner
+        if side.takes:
+            s.owner = <void *>1
         start = m.status if m.flags & MF_RESPONSE else (m.method_name.p[:m.method_name.n], m.target.p[:m.target.n])
-        side.events.append(("head", s.id, start, fields_of(m.hdr, <int>m.nhdr), bool(end)))
-
-
-cdef bint owner_credits(H2 *h) noexcept nogil:
-    with gil:
-        return (<Side><object>h.owner).credit
+        if side.next is not None:
+            side.next.relayed = side.next.pass_on(m, end)
+        side.tell(("head", s.id, start, fields_of(m.hdr, <int>m.nhdr), bool(end)))
 
 
 cdef void on_data(H2 *h, H2Stream *s, const char *p, uint32_t n, bint end) noexcept nogil:
+    cdef uint32_t sid = s.id
     with gil:
-        (<Side><object>h.owner).events.append(("data", s.id, p[:n], bool(end)))
-    if owner_credits(h):
-        h2_credit(s, n)
+        side = <Side><object>h.owner
+        side.tell(("data", sid, p[:n], bool(end)))
+        s = h2_stream_find(h, sid)
+        if side.credit and s != NULL:
+            h2_credit(s, n)
 
 
 cdef void on_trailers(H2 *h, H2Stream *s, const Hdr *t, int n) noexcept nogil:
     with gil:
-        (<Side><object>h.owner).events.append(("trailers", s.id, fields_of(t, n)))
+        (<Side><object>h.owner).tell(("trailers", s.id, fields_of(t, n)))
 
 
 cdef void on_refused(H2 *h, H2Stream *s, int code) noexcept nogil:
-    s.owner = <void *>1
     with gil:
-        (<Side><object>h.owner).events.append(("refused", s.id, code))
+        side = <Side><object>h.owner
+        if side.takes:
+            s.owner = <void *>1
+        side.tell(("refused", s.id, code))
 
 
 cdef void on_reset(H2 *h, H2Stream *s, uint32_t code, bint remote) noexcept nogil:
+    cdef uint32_t sid = s.id
     with gil:
-        (<Side><object>h.owner).events.append(("reset", s.id, code, bool(remote)))
-    h2_stream_release(s)
+        (<Side><object>h.owner).tell(("reset", sid, code, bool(remote)))
+    s = h2_stream_find(h, sid)
+    if s != NULL:
+        h2_stream_release(s)
 
 
 cdef void on_writable(H2 *h, H2Stream *s) noexcept nogil:
     with gil:
-        (<Side><object>h.owner).events.append(("writable", s.id))
+        (<Side><object>h.owner).tell(("writable", s.id))
 
 
 cdef void on_goaway(H2 *h, uint32_t last, uint32_t code) noexcept nogil:
     with gil:
-        (<Side><object>h.owner).events.append(("goaway", last, code))
+        (<Side><object>h.owner).tell(("goaway", last, code))
 
 
 cdef void on_settings(H2 *h) noexcept nogil:
     with gil:
-        (<Side><object>h.owner).events.append(("settings",))
+        (<Side><object>h.owner).tell(("settings",))
 
 
 cdef H2Ops OPS
@@ -96,7 +102,12 @@ cdef class Side:
     cdef char *arena
     cdef uint64_t stats[64]
     cdef public list events
-    cdef public bint credit
+    cdef public object hook      # called with each event, while the frame is being parsed
+    cdef public bint credit      # the owner gives credit for DATA at once
+    cdef public bint takes       # ... and takes the streams that the peer opens
+    cdef public Side next        # each head is passed on to it
+    cdef public int relayed
+    cdef object fault
     cdef bytes rest
 
     def __cinit__(self, server=True, max_streams=100, stream_window=65535, conn_window=65535, memory=1 << 24, streams=1000, link=False):
@@ -107,6 +118,7 @@ cdef class Side:
         memset(self.stats, 0, sizeof(self.stats))
         self.events = []
         self.credit = True
+        self.takes = True
         self.rest = b""
         limits.max_streams = max_streams
         limits.stream_window = stream_window
@@ -119,6 +131,21 @@ cdef class Side:
         buf_end(&self.bufs)
         pool_end(&self.pool)
         free(self.arena)
+
+    cdef void tell(self, tuple event):
+        self.events.append(event)
+        if self.hook is not None:
+            try:
+                self.hook(event)
+            except BaseException as e:
+                self.fault = e
+
+    cdef int pass_on(self, Msg *m, bint end):
+        cdef H2Stream *s = h2_open(&self.h)
+        if s == NULL:
+            return -1
+        s.owner = <void *>1
+        return h2_send_head(s, m, end)
 
     def close(self) -> tuple[int, int, int]:
         """What is still held when everything has been given back: (blocks, bytes, streams)."""
@@ -138,6 +165,8 @@ cdef class Side:
             memcpy(p, <const char *>whole + at, n - at)
             used = h2_recv(&self.h, p, n - at, now)
             free(p)
+            if self.fault is not None:
+                raise self.fault
             if used < 0:
                 self.rest = b""
                 return used
@@ -166,6 +195,60 @@ cdef class Side:
             if not more:
                 return out
 
+    def ids(self) -> list[int]:
+        """Of the streams that are there."""
+        cdef H2Stream *s
+        found = []
+        for i in range(self.h.buckets):
+            s = self.h.table[i]
+            while s != NULL:
+                found.append(s.id)
+                s = s.hnext
+        return sorted(found)
+
+    def faults(self) -> list[str]:
+        """What should be true of a connection at any time, and is not."""
+        cdef H2 *h = &self.h
+        cdef H2Stream *s
+        cdef Block *b
+        found = []
+        there = counted = remote = queued = 0
+        for i in range(h.buckets):
+            s = h.table[i]
+            while s != NULL:
+                there += 1
+                mine = (s.id & 1) != (h.flags & HF2_SERVER)
+                counted += mine and s.flags & HSF_COUNTED != 0
+                remote += not mine and s.flags & HSF_COUNTED != 0
+                queued += s.flags & HSF_QUEUED != 0
+                waits = 0
+                b = s.out
+                while b != NULL:
+                    waits += block_len(b)
+                    b = b.next
+                if waits != s.out_n:
+                    found.append(f"{s.id}: {s.out_n} bytes wait, not {waits}")
+                if s.state == HS_CLOSED and (waits or s.trailers != NULL or s.flags & (HSF_QUEUED | HSF_COUNTED)):
+                    found.append(f"{s.id}: closed, but not quite")
+                if s.flags & HSF_QUEUED and not waits:
+                    found.append(f"{s.id}: queued with nothing to send")
+                if s.state != HS_CLOSED and waits and s.send_window > 0 and not s.flags & HSF_QUEUED:
+                    found.append(f"{s.id}: has a window and is not queued")
+                s = s.hnext
+        if (there, counted, remote) != (h.nstreams, h.local_open, h.remote_open):
+            found.append(f"{(h.nstreams, h.local_open, h.remote_open)} streams, not {(there, counted, remote)}")
+        s = h.sendq
+        while s != NULL and queued > 0:
+            queued -= 1
+            if s.qnext.qprev != s or not s.flags & HSF_QUEUED:
+                found.append(f"{s.id}: a queue that is torn")
+            s = s.qnext
+        if queued or s != h.sendq:
+            found.append("streams that are queued and not in the queue")
+        if self.pool.live != h.nstreams:
+            found.append("a stream that was not given back")
+        return found
+
     cdef H2Stream *at(self, uint32_t sid) except NULL:
         cdef H2Stream *s = h2_stream_find(&self.h, sid)
         if s == NULL:
@@ -189,6 +272,10 @@ cdef class Side:
 
     def held(self) -> int:
         return self.bufs.held
+
+    def room(self, n: int | None = None) -> None:
+        """Let no more than n bytes be taken on from now; None: as much as there is."""
+        self.bufs.cap = 1 << 24 if n is None else self.bufs.held + <uint64_t>n
 
     def open(self) -> int:
         cdef H2Stream *s = h2_open(&self.h)

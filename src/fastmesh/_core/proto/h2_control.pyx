@@ -10,11 +10,12 @@ from fastmesh._core.proto.h2_frame cimport (
 from fastmesh._core.proto.h2_send cimport h2_fail, h2_made, h2_room
 from fastmesh._core.proto.h2_stream cimport (
     HF2_FAILED, HF2_GOAWAY_SEEN, HF2_SERVER, HF2_SETTINGS_ACKED, H2N_GOAWAY_IN, H2N_PINGS, H2N_RST_IN, H2N_SETTINGS,
-    H2N_UPDATES, HS_CLOSED, HSF_HEAD_SENT, H2, H2Stream, h2_count, h2_queue_put, h2_stream_close, h2_stream_find)
+    H2N_UPDATES, HS_CLOSED, HSF_HEAD_SENT, H2, H2Stream, h2_count, h2_queue_put, h2_stream_close, h2_stream_find,
+    h2_stream_over)
 from fastmesh._core.proto.hpack_enc cimport hpack_enc_limit
 from fastmesh._core.proto.h2_limits cimport (
     H2_PINGS, H2_SETTINGS_MOST, H2_SETTINGS_RATE, H2_UPDATES, h2_broken, h2_empty, h2_idle, h2_reset_gone, h2_stream_error,
-    h2_stream_over, h2_takes_back, h2_theirs, h2_too_much)
+    h2_takes_back, h2_theirs, h2_too_much)
 
 
 cdef void initial_window(H2 *h, uint32_t v) noexcept nogil:

@@ -33,8 +33,6 @@ cdef void h2_empty(H2 *h) noexcept nogil
 """A frame that carries nothing."""
 cdef void h2_stream_error(H2Stream *s, uint32_t code) noexcept nogil
 """Reset it for what the peer did, and tell its owner; s is gone if it had none."""
-cdef void h2_stream_over(H2Stream *s, uint32_t code, bint remote) noexcept nogil
-"""A closed stream that its owner is told of; s is gone if it had none."""
 cdef void h2_reset_gone(H2 *h, uint32_t sid, uint32_t code) noexcept nogil
 """The same for a stream that has ended before."""
 cdef bint h2_theirs(const H2 *h, uint32_t sid) noexcept nogil

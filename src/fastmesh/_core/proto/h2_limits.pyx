@@ -4,7 +4,7 @@ from fastmesh._core.proto.h2_frame cimport (
     H2_ENHANCE_YOUR_CALM, H2_FLOW_CONTROL_ERROR, H2_PROTOCOL_ERROR)
 from fastmesh._core.proto.h2_send cimport h2_fail, h2_put_rst, h2_reset
 from fastmesh._core.proto.h2_stream cimport (
-    HF2_LINK, HF2_SERVER, H2N_EMPTY_FRAMES, H2N_FLOW, H2N_MADE_RESET, H2N_MALFORMED, H2N_PROTOCOL, H2N_RAPID_RESET, H2, H2Stream, h2_count, h2_stream_release)
+    HF2_LINK, HF2_SERVER, H2N_EMPTY_FRAMES, H2N_FLOW, H2N_MADE_RESET, H2N_MALFORMED, H2N_PROTOCOL, H2N_RAPID_RESET, H2, H2Stream, h2_count, h2_stream_over)
 
 
 cdef void h2_broken(H2 *h, uint32_t code, const char *why) noexcept nogil:
@@ -32,13 +32,6 @@ cdef bint h2_takes_back(H2 *h) noexcept nogil:
         return False
     h2_too_much(h, H2N_RAPID_RESET, b"too many requests taken back")
     return True
-
-
-cdef void h2_stream_over(H2Stream *s, uint32_t code, bint remote) noexcept nogil:
-    if s.owner == NULL:
-        h2_stream_release(s)
-    else:
-        s.h.ops.reset(s.h, s, code, remote)
 
 
 cdef void h2_stream_error(H2Stream *s, uint32_t code) noexcept nogil:

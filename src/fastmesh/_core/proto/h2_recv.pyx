@@ -5,18 +5,18 @@ A callback may end or release any stream: whatever is used after one is looked u
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from fastmesh._core.base.buf cimport Block, block_data, block_free, block_grow, block_new, block_room
-from fastmesh._core.base.err cimport FM_EBAD, FM_EH2, FM_EHPACK, FM_ENOMEM, FM_ETRAILER, FM_OK
+from fastmesh._core.base.err cimport FM_EBAD, FM_EH2, FM_EHEAD, FM_EHPACK, FM_ENOMEM, FM_ETRAILER, FM_OK
 from fastmesh._core.base.view cimport View, view_left, view_of, view_u8, view_u32
 from fastmesh._core.proto.h2_frame cimport (
     H2_COMPRESSION_ERROR, H2_CONTINUATION, H2_DATA, H2_F_ACK, H2_F_END_HEADERS, H2_F_END_STREAM, H2_F_PADDED, H2_F_PRIORITY,
     H2_FLOW_CONTROL_ERROR, H2_FRAME_HEAD, H2_FRAME_SIZE_ERROR, H2_HEADERS, H2_INTERNAL_ERROR, H2_PREFACE_N, H2_PROTOCOL_ERROR,
     H2_REFUSED_STREAM, H2_SETTINGS, H2_STREAM_CLOSED, H2Head, h2_head_check, h2_head_get, h2_preface)
 from fastmesh._core.proto.h2_head cimport H2_REQUEST, H2_RESPONSE, H2_TRAILERS, h2_head_decode
-from fastmesh._core.proto.h2_send cimport h2_credit, h2_credit_conn, h2_fail, h2_put_rst
+from fastmesh._core.proto.h2_send cimport h2_credit, h2_credit_conn, h2_drop, h2_fail, h2_put_rst
 from fastmesh._core.proto.h2_stream cimport (
     HE_RECV_DATA, HE_RECV_END, HE_RECV_HEADERS, HF2_FAILED, HF2_GOAWAY_SENT, HF2_PREFACE, HF2_SERVER, HF2_SETTINGS_ACKED,
     HG_ENDED, HG_RESET, HG_UNUSED, H2N_CONTINUATIONS, H2N_CONTROL_OUT, H2N_HEADER_LIST, H2N_REFUSED, HS_CLOSED, HSF_CONNECT, HSF_COUNTED,
-    HSF_HEAD_REQ, HSF_HEAD_SEEN, H2, H2Stream, h2_count, h2_stream_close, h2_stream_event, h2_stream_find, h2_stream_forget,
+    HSF_HEAD_REQ, HSF_HEAD_SEEN, HSF_HEAD_SENT, H2, H2Stream, h2_count, h2_stream_close, h2_stream_event, h2_stream_find, h2_stream_forget,
     h2_stream_gone, h2_stream_new)
 from fastmesh._core.proto.msg cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_TUNNEL, M_CONNECT, MSG_MAX_HEAD, Msg
 from fastmesh._core.proto.h2_limits cimport (
@@ -136,6 +136,13 @@ cdef void request_head(H2 *h, H2Stream *s, Msg *m, bint end) noexcept nogil:
     h.ops.head(h, s, m, end)
 
 
+cdef void untaken(H2 *h, uint32_t sid) noexcept nogil:
+    # a request that nobody has made his: it would get no credit and never go
+    cdef H2Stream *s = h2_stream_find(h, sid)
+    if s != NULL and s.owner == NULL:
+        h2_drop(s, H2_INTERNAL_ERROR if s.flags & HSF_HEAD_SENT else H2_REFUSED_STREAM)
+
+
 cdef void response_head(H2 *h, H2Stream *s, Msg *m, bint end) noexcept nogil:
     if m.status < 200:
         if end:
@@ -246,13 +253,16 @@ cdef void whole_block(H2 *h, uint32_t sid, uint32_t flags, const char *p, uint32
     elif rc == FM_EBAD or rc == FM_ETRAILER or (rc != FM_OK and kind != H2_REQUEST):
         h2_stream_error(s, H2_PROTOCOL_ERROR)
     elif rc != FM_OK:
-        h2_count(h, H2N_HEADER_LIST)
+        if rc == FM_EHEAD:
+            h2_count(h, H2N_HEADER_LIST)
         h.last_taken = sid
         if end:
             ended(s)
         h.ops.refused(h, s, rc)
+        untaken(h, sid)
     elif kind == H2_REQUEST:
         request_head(h, s, m, end)
+        untaken(h, sid)
     elif kind == H2_RESPONSE:
         response_head(h, s, m, end)
     else:

@@ -47,7 +47,7 @@ cdef enum:  # H2Stream.flags
 
 cdef struct H2Stream:            # pool of the worker; 128 bytes
     H2 *h
-    void *owner                  # the exchange; NULL: nobody is interested any more
+    void *owner                  # the exchange, set in ops.head (server) or behind h2_open (client); who lets go calls h2_drop
     H2Stream *hnext              # next in the hash bucket
     H2Stream *qnext              # sendq: round robin
     H2Stream *qprev
@@ -66,14 +66,18 @@ cdef struct H2Stream:            # pool of the worker; 128 bytes
 cdef struct H2Ops:               # events; each may reset, end or send on any stream, never free the H2
     void (*head)(H2 *h, H2Stream *s, Msg *m, bint end) noexcept nogil
     # ^ A request (server: s is new, owner NULL) or a response head, 1xx included (client). m is h.msg: valid during the call.
+    #   Who takes a request sets s.owner before it returns. A stream that is left without one is no one's to read, to end or to release:
+    #   it is dropped behind the call, with REFUSED_STREAM, or INTERNAL_ERROR when a head was sent on it.
     void (*data)(H2 *h, H2Stream *s, const char *p, uint32_t n, bint end) noexcept nogil
     # ^ n may be 0 with end. Borrowed during the call. The receiver gives credit with h2_credit when the bytes are used up.
     void (*trailers)(H2 *h, H2Stream *s, const Hdr *t, int n) noexcept nogil
     # ^ They end the stream's input.
     void (*refused)(H2 *h, H2Stream *s, int code) noexcept nogil
-    # ^ Server: a request that is answered with a status instead of a reset: FM_EHEAD (431), FM_ETARGET (414). s is new; input after it is thrown away.
+    # ^ Server: a request that is answered with a status instead of a reset: FM_EHEAD (431), FM_ETARGET (414), FM_EMETHOD (501), FM_EEXPECT (417).
+    #   s is new and to be taken as in head.
     void (*reset)(H2 *h, H2Stream *s, uint32_t code, bint remote) noexcept nogil
-    # ^ The stream is over: RST_STREAM came (remote), or an error of the stream made us send one. s.owner is let go by the receiver.
+    # ^ The stream is over: RST_STREAM came (remote), or an error of the stream made us send one, as does trailers that no memory was left for
+    #   when their turn came (h2_pump; INTERNAL_ERROR). The receiver lets go.
     void (*writable)(H2 *h, H2Stream *s) noexcept nogil
     # ^ After HSF_WAITING: all that was given has been framed.
     void (*goaway)(H2 *h, uint32_t last, uint32_t code) noexcept nogil
@@ -172,7 +176,7 @@ cdef enum:  # H2.stats: what is counted; ST_H2 of shm/stats.pxd has room for the
     H2N_MALFORMED                # messages refused (stream errors of kind PROTOCOL_ERROR)
     H2N_PROTOCOL                 # connection errors: PROTOCOL_ERROR, FRAME_SIZE_ERROR, STREAM_CLOSED, COMPRESSION_ERROR
     H2N_FLOW                     # FLOW_CONTROL_ERROR of a stream or connection
-    H2N_HEADER_LIST              # heads above MSG_MAX_HEAD or MSG_MAX_HEADERS
+    H2N_HEADER_LIST              # requests above MSG_MAX_HEAD or MSG_MAX_HEADERS
     H2N_RAPID_RESET              # limits: H2_RESETS_IN
     H2N_MADE_RESET               # H2_RESETS_OUT
     H2N_CONTINUATIONS            # H2_CONTINUATIONS or a header block above MSG_MAX_HEAD
@@ -212,6 +216,8 @@ cdef void h2_stream_close(H2Stream *s) noexcept nogil
 """To HS_CLOSED: no longer counted, unsent bytes thrown away. The struct stays until h2_stream_release."""
 cdef void h2_stream_release(H2Stream *s) noexcept nogil
 """A closed stream goes: out of the hash and back into the pool. (h2_drop of h2_send closes it first.)"""
+cdef void h2_stream_over(H2Stream *s, uint32_t code, bint remote) noexcept nogil
+"""A closed stream that its owner is told of (ops.reset); s is gone if it had none."""
 cdef int h2_stream_gone(const H2 *h, uint32_t sid) noexcept nogil
 """HG_* of an id that is not in the hash."""
 cdef void h2_stream_forget(H2 *h, uint32_t sid, bint by_reset) noexcept nogil

@@ -214,6 +214,13 @@ cdef void h2_stream_forget(H2 *h, uint32_t sid, bint by_reset) noexcept nogil:
         set_gone(h, sid, HG_RESET if by_reset else HG_ENDED)
 
 
+cdef void h2_stream_over(H2Stream *s, uint32_t code, bint remote) noexcept nogil:
+    if s.owner == NULL:
+        h2_stream_release(s)
+    else:
+        s.h.ops.reset(s.h, s, code, remote)
+
+
 cdef void h2_stream_close(H2Stream *s) noexcept nogil:
     cdef H2 *h = s.h
     s.state = HS_CLOSED
