@@ -10,8 +10,9 @@ from fastmesh._core.proto.h2_recv cimport h2_recv
 from fastmesh._core.proto.h2_send cimport (
     h2_credit, h2_drop, h2_goaway, h2_open, h2_pump, h2_reset, h2_send_data, h2_send_end, h2_send_head, h2_send_trailers, h2_start, h2_take)
 from fastmesh._core.proto.h2_stream cimport (
-    HF2_SERVER, HS_CLOSED, HSF_COUNTED, HSF_QUEUED, HSF_WAITING, H2, H2_ARENA, H2Limits, H2N_N, H2Ops, H2Stream, h2_end, h2_init, h2_stream_event, h2_stream_find,
+    HSF_WAITING, H2, H2_ARENA, H2Limits, H2N_N, H2Ops, H2Stream, h2_end, h2_init, h2_stream_event, h2_stream_find,
     h2_stream_release)
+from shim.h2_check cimport h2_faults
 from fastmesh._core.proto.msg cimport MF_HTTPS, MF_RESPONSE, Hdr, Msg, hdr_id, method_id, msg_reset
 
 
@@ -208,46 +209,8 @@ cdef class Side:
 
     def faults(self) -> list[str]:
         """What should be true of a connection at any time, and is not."""
-        cdef H2 *h = &self.h
-        cdef H2Stream *s
-        cdef Block *b
-        found = []
-        there = counted = remote = queued = 0
-        for i in range(h.buckets):
-            s = h.table[i]
-            while s != NULL:
-                there += 1
-                mine = (s.id & 1) != (h.flags & HF2_SERVER)
-                counted += mine and s.flags & HSF_COUNTED != 0
-                remote += not mine and s.flags & HSF_COUNTED != 0
-                queued += s.flags & HSF_QUEUED != 0
-                waits = 0
-                b = s.out
-                while b != NULL:
-                    waits += block_len(b)
-                    b = b.next
-                if waits != s.out_n:
-                    found.append(f"{s.id}: {s.out_n} bytes wait, not {waits}")
-                if s.state == HS_CLOSED and (waits or s.trailers != NULL or s.flags & (HSF_QUEUED | HSF_COUNTED)):
-                    found.append(f"{s.id}: closed, but not quite")
-                if s.flags & HSF_QUEUED and not waits:
-                    found.append(f"{s.id}: queued with nothing to send")
-                if s.state != HS_CLOSED and waits and s.send_window > 0 and not s.flags & HSF_QUEUED:
-                    found.append(f"{s.id}: has a window and is not queued")
-                s = s.hnext
-        if (there, counted, remote) != (h.nstreams, h.local_open, h.remote_open):
-            found.append(f"{(h.nstreams, h.local_open, h.remote_open)} streams, not {(there, counted, remote)}")
-        s = h.sendq
-        while s != NULL and queued > 0:
-            queued -= 1
-            if s.qnext.qprev != s or not s.flags & HSF_QUEUED:
-                found.append(f"{s.id}: a queue that is torn")
-            s = s.qnext
-        if queued or s != h.sendq:
-            found.append("streams that are queued and not in the queue")
-        if self.pool.live != h.nstreams:
-            found.append("a stream that was not given back")
-        return found
+        cdef const char *fault = h2_faults(&self.h, self.pool.live)
+        return [] if fault == NULL else [fault.decode()]
 
     cdef H2Stream *at(self, uint32_t sid) except NULL:
         cdef H2Stream *s = h2_stream_find(&self.h, sid)
