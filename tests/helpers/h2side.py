@@ -55,9 +55,10 @@ def frames(data: bytes) -> list[hf.Frame]:
 
 
 def begun(**options) -> Side:
-    """A server whose client has said its preface."""
+    """A server whose client has said its preface, or a client that knows its server's settings."""
     side = Side(**options)
-    assert side.receive(PREFACE + hf.SettingsFrame().serialize()) == 0
+    start = PREFACE if options.get("server", True) else b""
+    assert side.receive(start + hf.SettingsFrame().serialize()) == 0
     side.take()
     side.events.clear()
     return side

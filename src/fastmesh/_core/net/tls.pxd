@@ -43,7 +43,7 @@ cdef uint32_t tls_alpn(const Tls *t, char *out, uint32_t cap) noexcept nogil
 cdef int tls_speaks(const Tls *t) noexcept nogil
 """The same as TLS_ALPN_* (tls_ctx.pxd), for who only has to choose a codec; TLS_ALPN_NONE also before the handshake is done and after a
 failure. A name that our side does not list is TLS_ALPN_OTHER, whatever it is: RFC 7301 3.2 forbids a server to select one that was not
-offered, but OpenSSL's client takes it, and the mesh link must be had only where our context offers it."""
+offered, but OpenSSL's client let it pass for years, and the mesh link must be had only where our context offers it."""
 cdef int tls_version(const Tls *t) noexcept nogil
 """0x0303 or 0x0304."""
 cdef uint64_t tls_context_key(const Tls *t) noexcept nogil
