@@ -8,6 +8,7 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,10 +118,17 @@ def curl(files: Files, host: str, port: str, *args: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_simple_by_curl_and_by_name(edge: EdgeProxy, files: Files) -> None:
+VERSIONS = pytest.mark.parametrize(
+    ("option", "version"), [("--http1.1", "HTTP/1.1"), ("--http2", "HTTP/2")], ids=["http1.1", "http2"]
+)
+
+
+@VERSIONS
+def test_simple_by_curl_and_by_name(edge: EdgeProxy, files: Files, option: str, version: str) -> None:
     for host in ("one.example", "a.two.example"):
-        status, text = curl(files, host, "simple")
-        assert status == 0 and text.startswith("HTTP/1.1 200") and '"x-forwarded-proto": "https"' in text
+        status, text = curl(files, host, "simple", option)
+        assert status == 0 and text.startswith(f"{version} 200"), text
+        assert '"x-forwarded-proto": "https"' in text
     # A name that no certificate is for: what is presented does not fit, and curl says so.
     status, text = curl(files, "three.example", "simple")
     assert status in (35, 51, 60), text
@@ -130,7 +138,7 @@ def test_each_name_gets_its_certificate_and_another_ones_host_is_not_served(
     edge: EdgeProxy, files: Files
 ) -> None:
     context = ssl.create_default_context(cafile=str(files.dir / "ca.pem"))
-    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.set_alpn_protocols(["http/1.1"])
     for name, expected in (("one.example", "one.example"), ("b.two.example", "*.two.example")):
         with (
             socket.create_connection(("127.0.0.1", files.ports["simple"]), timeout=20) as raw,
@@ -142,6 +150,31 @@ def test_each_name_gets_its_certificate_and_another_ones_host_is_not_served(
             assert tls.version() == "TLSv1.3" and tls.selected_alpn_protocol() == "http/1.1"
             tls.sendall(b"GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % name.encode())
             assert tls.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "chosen"),
+    [
+        (["http/1.1", "h2"], "h2"),
+        (["http/1.1"], "http/1.1"),
+        ([], None),
+        # The link of the mesh is for its proxies, and an edge has no identity of a mesh.
+        (["fastmesh", "http/1.1"], "http/1.1"),
+        (["fastmesh"], ssl.SSLError),
+    ],
+    ids=str,
+)
+def test_which_protocol_is_agreed_on(edge: EdgeProxy, files: Files, theirs: list[str], chosen: Any) -> None:
+    context = ssl.create_default_context(cafile=str(files.dir / "ca.pem"))
+    if theirs:
+        context.set_alpn_protocols(theirs)
+    with socket.create_connection(("127.0.0.1", files.ports["simple"]), timeout=20) as raw:
+        if chosen is ssl.SSLError:
+            with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+                context.wrap_socket(raw, server_hostname="one.example")
+            return
+        with context.wrap_socket(raw, server_hostname="one.example") as tls:
+            assert tls.selected_alpn_protocol() == chosen
 
 
 @pytest.mark.parametrize(("option", "good"), [("-tls1_1", False), ("-tls1_2", True), ("-tls1_3", True)])
@@ -157,16 +190,19 @@ def test_versions_by_openssl(edge: EdgeProxy, files: Files, option: str, good: b
     assert (b"Verify return code: 0 (ok)" in done.stdout and done.returncode == 0) == good, done
 
 
-def test_mutual_wants_a_certificate_of_its_authority(edge: EdgeProxy, files: Files, app: App) -> None:
+@VERSIONS
+def test_mutual_wants_a_certificate_of_its_authority(
+    edge: EdgeProxy, files: Files, app: App, option: str, version: str
+) -> None:
     def client(name: str) -> list[str]:
         return ["--cert", str(files.dir / f"{name}.pem"), "--key", str(files.dir / f"{name}.key")]
 
-    status, text = curl(files, "one.example", "mutual", *client("alice"))
-    assert status == 0 and text.startswith("HTTP/1.1 200"), text
+    status, text = curl(files, "one.example", "mutual", option, *client("alice"))
+    assert status == 0 and text.startswith(f"{version} 200"), text
     failed, requests = edge.stat("tls_accept_fail"), app.requests
     for arguments in ([], client("mallory")):
-        status, text = curl(files, "one.example", "mutual", *arguments)
-        assert status != 0 and "HTTP/1.1" not in text
+        status, text = curl(files, "one.example", "mutual", option, *arguments)
+        assert status != 0 and version not in text
     wait_for(lambda: edge.stat("tls_accept_fail") == failed + 2, what="two refusals counted")
     assert app.requests == requests
 

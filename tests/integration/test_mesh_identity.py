@@ -9,7 +9,7 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -69,11 +69,14 @@ def mesh_ca(mesh: Mesh) -> Authority:
     return ca
 
 
-def dial(port: int, leaf: Leaf | None, directory: Path) -> http.client.HTTPSConnection:
+def dial(
+    port: int, leaf: Leaf | None, directory: Path, alpn: Sequence[str] = ("http/1.1",)
+) -> http.client.HTTPSConnection:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["http/1.1"])
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
     if leaf is not None:
         cert, key = leaf.write(directory)
         context.load_cert_chain(cert, key)
@@ -87,6 +90,26 @@ def test_who_has_a_valid_certificate_of_the_mesh_is_served(
     connection.request("GET", "/valid", headers={"Host": "reviews"})
     assert connection.getresponse().status == 200
     assert reviews.logged(lambda e: e["path"] == "/valid")["peer_uri_san"] == WEB
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "chosen"),
+    [
+        (["http/1.1", "h2", "fastmesh"], "fastmesh"),
+        (["http/1.1", "h2"], "h2"),
+        (["http/1.1"], "http/1.1"),
+        ([], None),
+    ],
+    ids=str,
+)
+def test_which_protocol_is_agreed_on(
+    reviews: Sidecar, mesh_ca: Authority, tmp_path: Path, theirs: list[str], chosen: str | None
+) -> None:
+    connection = dial(reviews.inbound, mesh_ca.leaf(uris=[WEB]), tmp_path, theirs)
+    connection.connect()
+    assert isinstance(connection.sock, ssl.SSLSocket)
+    assert connection.sock.selected_alpn_protocol() == chosen
     connection.close()
 
 
@@ -115,8 +138,9 @@ def impostor(ca: Authority) -> Authority:
 def test_strangers_are_refused_and_counted(
     reviews: Sidecar, mesh_ca: Authority, tmp_path: Path, who: str
 ) -> None:
+    """Not even who offers the protocol that sidecars speak with each other."""
     before, requests = refusals(reviews), reviews.app.requests
-    connection = dial(reviews.inbound, STRANGERS[who](mesh_ca), tmp_path)
+    connection = dial(reviews.inbound, STRANGERS[who](mesh_ca), tmp_path, ["fastmesh"])
     # With TLS 1.3 a client has finished before its certificate is looked at: it hears with the first read.
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
         connection.request("GET", "/stranger", headers={"Host": "reviews"})

@@ -5,11 +5,11 @@ from libc.stdlib cimport free, malloc
 from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.net.tls cimport (
     Tls, tls_alpn, tls_client, tls_context_key, tls_error, tls_free, tls_handshake, tls_has_peer_cert, tls_live, tls_peer_id, tls_pending,
-    tls_read, tls_resumed, tls_server, tls_shutdown, tls_version, tls_write,
+    tls_read, tls_resumed, tls_server, tls_shutdown, tls_speaks, tls_version, tls_write,
 )
 from fastmesh._core.net.tls_ctx cimport (
-    TLS_F_SERVER, TLS_F_TICKETS, TLS_F_VERIFY, TlsCtx, TlsPeer, TlsSpec, tls_ctx_by_name, tls_ctx_error, tls_ctx_key,
-    tls_ctx_live, tls_ctx_new, tls_ctx_ref, tls_ctx_unref,
+    TLS_ALPN_H1, TLS_ALPN_H2, TLS_ALPN_LINK, TLS_ALPN_NONE, TLS_ALPN_OTHER, TLS_F_SERVER, TLS_F_TICKETS, TLS_F_VERIFY, TlsCtx, TlsPeer,
+    TlsSpec, tls_ctx_by_name, tls_ctx_error, tls_ctx_key, tls_ctx_live, tls_ctx_new, tls_ctx_offers, tls_ctx_ref, tls_ctx_unref,
 )
 from fastmesh._core.net.tls_peer cimport spiffe_valid
 from fastmesh._core.net.tls_session cimport TLS_SESSIONS
@@ -17,6 +17,7 @@ from fastmesh._core.net.tls_session cimport TLS_SESSIONS
 AGAIN, EOF, ERESET, EINTERNAL, WANT_WRITE = -1, -2, -3, -5, -6
 ETLS, ETLS_CERT, ETLS_IDENTITY = -40, -41, -42
 SESSIONS = TLS_SESSIONS
+ALPN_NONE, ALPN_H1, ALPN_H2, ALPN_LINK, ALPN_OTHER = TLS_ALPN_NONE, TLS_ALPN_H1, TLS_ALPN_H2, TLS_ALPN_LINK, TLS_ALPN_OTHER
 
 
 cdef Slice slice_b(bytes b):
@@ -69,6 +70,9 @@ cdef class Ctx:
     @property
     def refs(self):
         return self.c.refs
+
+    def offers(self, bytes name):
+        return tls_ctx_offers(self.c, <const char *>name, <uint32_t>len(name))
 
     def close(self):
         tls_ctx_unref(self.c)
@@ -131,6 +135,10 @@ cdef class Conn:
     def alpn(self):
         cdef char out[256]
         return out[:tls_alpn(self.t, out, sizeof(out))]
+
+    @property
+    def speaks(self):
+        return tls_speaks(self.t)
 
     @property
     def version(self):

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     Protocol = Literal["http1", "h2", "as_client"]
 
 CLIENT, SERVER = "identity", "identity-server"
-ALPN = ["http/1.1"]
+# Of the mesh's own contexts: the link between sidecars, then what else calls with a certificate of the mesh.
+ALPN = ["fastmesh", "h2", "http/1.1"]
 # As Istio's inbound clusters: a port that does not say what it speaks is spoken to as the client speaks.
 APP_PROTOCOLS: dict[str, Protocol] = {"": "as_client", "HTTP": "http1", "HTTP2": "h2", "GRPC": "h2"}
 # Certificates that a DestinationRule names on this machine: a bundle of all public roots takes 220 KB.

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     Protocol = Literal["http1", "h2", "as_client"]
 
-ALPN: Final = ["http/1.1"]
 DEFAULT_LB: Final = "LEAST_REQUEST"
 
 
@@ -55,6 +54,17 @@ def upstream_protocol(http: dict[str, Any], declared: str, unsaid: Protocol) -> 
     if declared in HTTP2 or http.get("h2UpgradePolicy") == "UPGRADE":
         return "h2"
     return "http1" if declared else unsaid
+
+
+def offered(index: Index, cluster: ir.Cluster, host: str, port: int) -> list[str]:
+    """The ALPN list of TLS that a DestinationRule originates. A port declared as HTTP/2 leaves the server no
+    choice, as in Istio. An upgrade does (Istio: HTTP/2 only): it is a wish, and a server may not know HTTP/2.
+    So does the client's protocol: a list belongs to a context, not to a request."""
+    protocol = cluster.get("protocol", "http1")
+    if protocol == "http1":
+        return ["http/1.1"]
+    declared = declared_protocol(index, host, port) in HTTP2
+    return ["h2"] if protocol == "h2" and declared else ["h2", "http/1.1"]
 
 
 def base_cluster(
@@ -156,7 +166,7 @@ def is_dns(service: Service) -> bool:
 
 
 def origination(
-    tls: dict[str, Any], host: str, service: Service | None, name: str
+    tls: dict[str, Any], host: str, service: Service | None, name: str, alpn: list[str]
 ) -> tuple[ir.ClusterTls, dict[str, Any]]:
     """A DestinationRule's tls of mode SIMPLE or MUTUAL: the cluster's part, and the context with file names
     (cert_file, key_file, ca_file).
@@ -165,7 +175,7 @@ def origination(
     it is asked for."""
     verify = not tls.get("insecureSkipVerify", False)
     sni = tls.get("sni") or (host if "*" not in host else "")
-    context: dict[str, Any] = {"name": name, "server": False, "verify": verify, "alpn": list(ALPN)}
+    context: dict[str, Any] = {"name": name, "server": False, "verify": verify, "alpn": alpn}
     for field, key in (
         ("clientCertificate", "cert_file"),
         ("privateKey", "key_file"),

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fastmesh.compile.clusters import (
-    ALPN,
     add_entry_endpoints,
     base_cluster,
     bracketed,
     cluster_name,
     is_dns,
+    offered,
     origination,
     subset_labels,
 )
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from fastmesh.model import ir
 
 DEFAULT_NODE: Final = "edge"
+ALPN: Final = ["h2", "http/1.1"]
+"""Of a Gateway's servers. Never the mesh link's name: whoever calls here is no proxy of the mesh."""
 
 
 def compile_edge_file(path: str, node_id: str = DEFAULT_NODE) -> ir.Config:
@@ -255,8 +257,9 @@ class _Edge:
         if is_dns(service) and any(not is_ip(e["address"]) for e in out["endpoints"]):
             out["dns"] = True
         if tls is not None and tls.get("mode", "DISABLE") != "DISABLE":
-            name = self.client_context(tls, host, port, subset)
-            out["tls"], _ = origination(tls, host, service, name)
+            alpn = offered(self.index, out, host, port)
+            name = self.client_context(tls, host, port, subset, alpn)
+            out["tls"], _ = origination(tls, host, service, name, alpn)
             for e in out["endpoints"]:
                 e["tls"] = True
         elif service.ports[port].protocol == "HTTPS":
@@ -281,16 +284,16 @@ class _Edge:
             )
         return out
 
-    def client_context(self, tls: dict[str, Any], host: str, port: int, subset: str) -> str:
-        """One context for the same files, however many clusters use it."""
+    def client_context(self, tls: dict[str, Any], host: str, port: int, subset: str, alpn: list[str]) -> str:
+        """One context for the same files and the same protocols, however many clusters use it."""
         fields = ("clientCertificate", "privateKey", "caCertificates", "insecureSkipVerify")
-        content = tuple(tls.get(k) for k in fields)
+        content = (*(tls.get(k) for k in fields), *alpn)
         if content in self.client_names:
             return self.client_names[content]
         name = f"client/{host}" + (f"/{subset}" if subset else "")
         while name in self.contexts:
             name = f"{name}:{port}"
-        _, raw = origination(tls, host, None, name)
+        _, raw = origination(tls, host, None, name, alpn)
         context: ir.TlsContext = {"name": name, "server": False, "verify": raw["verify"], "alpn": raw["alpn"]}
         owner, at = tls_owner(self.index, host, port, subset)
         if "cert_file" in raw:

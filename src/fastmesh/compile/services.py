@@ -19,6 +19,7 @@ from fastmesh.compile.clusters import (
     entry_port,
     is_dns,
     member_endpoint,
+    offered,
     origination,
     subset_labels,
 )
@@ -214,7 +215,8 @@ class _Service:
                 out["dns"] = True
         if tls is not None and mode in ("SIMPLE", "MUTUAL"):
             context = f"client/{host}" + (f"/{subset}" if subset else "") + f":{port}"
-            out["tls"], self.tls[context] = origination(tls, host, service, context)
+            alpn = offered(self.world.index, out, host, port)
+            out["tls"], self.tls[context] = origination(tls, host, service, context, alpn)
         elif mode == "ISTIO_MUTUAL" or any(e.get("tls") for e in out["endpoints"]):
             out["tls"] = {
                 "context": IDENTITY,

@@ -27,6 +27,8 @@ VERIFY_SAN = 2
 PROTOCOL = {"http1": 0, "h2": 4, "as_client": 8}  # CL_H2, CL_AS_CLIENT
 ENDPOINT_TLS = 1
 TLS_SERVER, TLS_VERIFY, TLS_TICKETS = 1, 2, 4
+# The ALPN name of the link between proxies of a mesh: HTTP/2 with facts that only such a peer is believed.
+LINK = "fastmesh"
 CONNECT_TIMEOUT_MS = 10_000  # Istio's defaults
 IDLE_TIMEOUT_MS = 3_600_000
 
@@ -105,6 +107,8 @@ def pack_tls(packer: Packer, tls: ir.TlsContext, path: str) -> int:
     version = choose(TLS_VERSIONS, tls.get("min_version", "1.2"), f"{path}.min_version")
     hosts = [host.lower() for host in tls.get("hosts", ())]
     domain = tls.get("trust_domain", "")
+    if LINK in tls.get("alpn", ()) and not (cert and flags & TLS_VERIFY and domain):
+        raise refuse(f"{path}.alpn", f"{LINK!r} is for peers that show each other an identity of the mesh")
     parts = [cert, key, ca, alpn, domain.encode(), repr((flags, version, hosts)).encode()]
     content = fnv1a(b"".join(len(part).to_bytes(4, "big") + part for part in parts))
     return packer.tls(

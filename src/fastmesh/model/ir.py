@@ -146,7 +146,7 @@ class TlsContext(TypedDict):
     ca: NotRequired[bytes]
     verify: NotRequired[bool]
     hosts: NotRequired[list[str]]  # SNI
-    alpn: NotRequired[list[str]]
+    alpn: NotRequired[list[str]]  # in order; "fastmesh", the mesh link, is for mesh identities only
     min_version: NotRequired[Literal["1.2", "1.3"]]
     trust_domain: NotRequired[str]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shim.shm_shim import Frozen
 
 from fastmesh.agent.assemble import CLIENT, SERVER, Problem, assemble, identity_contexts, read_pem
 from fastmesh.compile.snapshot import CellMap, pack
@@ -49,7 +50,9 @@ def test_the_sidecars_own_side(identity: Any) -> None:
     assert "tls_mode" not in outbound
     assert config["clusters"][0]["endpoints"] == [{"address": "127.0.0.1", "port": 9080}]
     assert {t["name"]: t["server"] for t in config["tls"]} == {CLIENT: False, SERVER: True}
-    assert all(t["verify"] for t in config["tls"])
+    for context in config["tls"]:
+        assert context["verify"] and context["trust_domain"] == "cluster.local"
+        assert context["alpn"] == ["fastmesh", "h2", "http/1.1"]
     pack(config, CellMap())
 
 
@@ -59,7 +62,10 @@ def test_the_sidecars_own_side(identity: Any) -> None:
 def test_the_application_is_spoken_to_as_it_says(identity: Any, said: str, protocol: str) -> None:
     config, _ = assemble("n", {**SPEC, "app_protocol": said}, "strict", {}, identity)
     assert config["clusters"][0]["protocol"] == protocol
-    pack(config, CellMap())
+    frozen = Frozen(pack(config, CellMap()))
+    assert frozen.check() is None
+    made = frozen.upstream("inbound|9080||")
+    assert (made["h2"], made["as_client"]) == (protocol == "h2", protocol == "as_client")
 
 
 @pytest.mark.parametrize(

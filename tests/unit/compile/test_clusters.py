@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from shim.shm_shim import Frozen
 
 from fastmesh.compile.edge import compile_edge
+from fastmesh.compile.snapshot import CellMap, pack
 from fastmesh.model.load import load_dicts
 
 HOST = "b.example"
@@ -169,6 +171,77 @@ def test_what_a_port_speaks(name: str, protocol: str, http: dict[str, Any], expe
     docs = [rule("{}") | {"spec": {"host": HOST, "trafficPolicy": {"connectionPool": {"http": http}}}}]
     made = only_cluster(route(), entry(ports=[port]), *(docs if http else []))
     assert made.get("protocol", "http1") == expected
+
+
+# (port's name, connectionPool.http) -> what TLS to it offers
+OFFERS: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("web", {}, ["http/1.1"]),
+    ("http", {}, ["http/1.1"]),
+    ("https", {}, ["http/1.1"]),
+    ("http", {"h2UpgradePolicy": "DO_NOT_UPGRADE"}, ["http/1.1"]),
+    ("http", {"h2UpgradePolicy": "UPGRADE"}, ["h2", "http/1.1"]),
+    ("https", {"h2UpgradePolicy": "UPGRADE"}, ["h2", "http/1.1"]),
+    ("http2", {}, ["h2"]),
+    ("grpc", {}, ["h2"]),
+    ("grpc", {"h2UpgradePolicy": "UPGRADE"}, ["h2"]),
+    ("grpc", {"h2UpgradePolicy": "DO_NOT_UPGRADE"}, ["h2"]),
+    ("http", {"useClientProtocol": True}, ["h2", "http/1.1"]),
+    ("grpc", {"useClientProtocol": True}, ["h2", "http/1.1"]),
+]
+
+
+@pytest.mark.parametrize(("name", "http", "expected"), OFFERS)
+def test_what_originated_tls_offers(name: str, http: dict[str, Any], expected: list[str]) -> None:
+    policy = {"tls": {"mode": "SIMPLE"}, "connectionPool": {"http": http}}
+    made = config(
+        route(),
+        entry(ports=[{"number": 80, "name": name}]),
+        obj("DestinationRule", {"host": HOST, "trafficPolicy": policy}),
+    )
+    assert [context["alpn"] for context in made["tls"]] == [expected]
+
+
+def test_clusters_share_a_context_when_they_offer_the_same() -> None:
+    """Three ports of one host and one set of files: a context for each list, not for each port."""
+    numbers = {80: "http", 81: "http-b", 82: "grpc"}
+    made = config(
+        obj(
+            "VirtualService",
+            {
+                "hosts": ["*"],
+                "gateways": ["gw"],
+                "http": [
+                    {
+                        "match": [{"uri": {"prefix": f"/{n}"}}],
+                        "route": [{"destination": {"host": HOST, "port": {"number": n}}}],
+                    }
+                    for n in numbers
+                ],
+            },
+        ),
+        entry(ports=[{"number": n, "name": name} for n, name in numbers.items()]),
+        rule("{tls: {mode: SIMPLE}}"),
+    )
+    contexts = {c["name"].split("|")[1]: c["tls"]["context"] for c in made["clusters"]}
+    assert contexts["80"] == contexts["81"] != contexts["82"]
+    assert {t["name"]: t["alpn"] for t in made["tls"]} == {
+        contexts["80"]: ["http/1.1"],
+        contexts["82"]: ["h2"],
+    }
+
+
+def test_an_upgrade_ends_kept_tls_connections() -> None:
+    """What a kept connection speaks was agreed on when it was made."""
+
+    def kept(http: str) -> int:
+        policy = f"{{tls: {{mode: SIMPLE}}, connectionPool: {{http: {http}}}}}"
+        made = config(route(), entry(), rule(policy))
+        found = Frozen(pack(made, CellMap())).upstream(f"outbound|80||{HOST}")["tls_policy"]
+        assert isinstance(found, int)
+        return found
+
+    assert kept("{}") == kept("{h2UpgradePolicy: DO_NOT_UPGRADE}") == kept("{maxConcurrentStreams: 9}")
+    assert kept("{}") != kept("{h2UpgradePolicy: UPGRADE}") == kept("{useClientProtocol: true}")
 
 
 def test_a_subsets_policy_replaces_blocks_of_the_top_level() -> None:

@@ -218,7 +218,7 @@ def test_https_servers(certs: Path) -> None:
     def pem(name: str) -> bytes:
         return (certs / name).read_bytes()
 
-    common = {"server": True, "alpn": ["http/1.1"]}
+    common = {"server": True, "alpn": ["h2", "http/1.1"]}
     assert made["tls"] == [
         {
             **common,

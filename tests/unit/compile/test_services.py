@@ -191,7 +191,7 @@ def test_tls_files_are_left_to_the_sidecar() -> None:
             "name": f"client/{REVIEWS}:9080",
             "server": False,
             "verify": True,
-            "alpn": ["http/1.1"],
+            "alpn": ["h2", "http/1.1"],
             "cert_file": "/c.pem",
             "key_file": "/k.pem",
             "ca_file": "/ca.pem",
@@ -330,6 +330,29 @@ def test_what_a_port_of_a_service_entry_speaks(port: str, expected: str) -> None
     entry = net("ServiceEntry", f"{{hosts: [api.example.com], resolution: DNS, ports: [{port}]}}")
     (made,) = fragment(World(resources(entry)), "api.example.com")["clusters"]
     assert made.get("protocol", "http1") == expected
+
+
+@pytest.mark.parametrize(
+    ("port", "http", "expected"),
+    [
+        ("{number: 80, name: http}", "{}", ["http/1.1"]),
+        ("{number: 443, name: https}", "{}", ["http/1.1"]),
+        ("{number: 80, name: http}", "{h2UpgradePolicy: UPGRADE}", ["h2", "http/1.1"]),
+        ("{number: 80, name: http}", "{useClientProtocol: true}", ["h2", "http/1.1"]),
+        ("{number: 80, name: grpc}", "{}", ["h2"]),
+        ("{number: 80, name: web}", "{}", ["h2", "http/1.1"]),
+    ],
+)
+def test_what_a_sidecar_offers_to_a_server_it_originates_tls_to(
+    port: str, http: str, expected: list[str]
+) -> None:
+    rules = net("ServiceEntry", f"{{hosts: [api.example.com], resolution: DNS, ports: [{port}]}}") + net(
+        "DestinationRule",
+        "{host: api.example.com, trafficPolicy: "
+        f"{{tls: {{mode: SIMPLE}}, connectionPool: {{http: {http}}}}}}}",
+    )
+    (context,) = fragment(World(resources(rules)), "api.example.com")["tls"]
+    assert context["alpn"] == expected
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,21 @@ def tls_policy(**context):
     ]
 
 
+MESH = {"cert": b"C", "key": b"K", "ca": b"R", "verify": True, "trust_domain": "d"}
+
+
+@pytest.mark.parametrize("server", [True, False])
+def test_the_mesh_link_is_offered_to_mesh_identities_only(server):
+    def offers(*alpn, **more):
+        packed(config(tls=[{"name": "t", "server": server, "alpn": list(alpn), **MESH, **more}]))
+
+    offers("fastmesh", "h2", "http/1.1")
+    offers("h2", "http/1.1", verify=False, trust_domain="")
+    for less in ({"verify": False}, {"trust_domain": ""}, *([] if server else [{"cert": b"", "key": b""}])):
+        with pytest.raises(seg.SnapshotError, match=r"tls\[0\]\.alpn: 'fastmesh' is for peers"):
+            offers("h2", "fastmesh", **less)
+
+
 @pytest.mark.parametrize("more", [{}, {"trust_domain": "d"}])
 def test_kept_connections_depend_on_what_alpn_offers(more):
     assert tls_policy(**more) == tls_policy(**more)

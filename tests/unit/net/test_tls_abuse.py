@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _ssl
+import ctypes
 import gc
 import os
 import random
@@ -33,6 +35,49 @@ def nothing_leaks():
 def contexts():
     client = tls.Ctx(cert=REVIEWS.cert, key=REVIEWS.key, ca=CA.pem)
     return client, tls.Ctx(server=True, cert=WEB.cert, key=WEB.key, ca=CA.pem, alpn=[b"http/1.1"])
+
+
+ALPN_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_char_p), ctypes.POINTER(ctypes.c_ubyte),
+    ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p,
+)  # fmt: skip
+
+
+def select_always(context, name):
+    """Make a server select `name`, offered or not; what it gives back must live as long as the context."""
+    set_callback = ctypes.CDLL(_ssl.__file__).SSL_CTX_set_alpn_select_cb
+    set_callback.argtypes = (ctypes.c_void_p, ALPN_CALLBACK, ctypes.c_void_p)
+    set_callback.restype = None
+
+    def select(connection, out, size, offered, n, arg):
+        out[0], size[0] = name, len(name)
+        return 0
+
+    kept = ALPN_CALLBACK(select)
+    # _ssl's object is a PyObject with the SSL_CTX * behind its head.
+    set_callback(ctypes.c_void_p.from_address(id(context) + object.__basicsize__), kept, None)
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [(b"fastmesh", tls.ALPN_LINK), (b"h2", tls.ALPN_H2), (b"http/1.1", tls.ALPN_H1)]
+)
+def test_a_server_that_selects_what_was_not_offered(tmp_path, name, code):
+    """RFC 7301 3.2 forbids it. Today's OpenSSL refuses it; with an older one it is no protocol of ours."""
+    context = T.ssl_server(WEB.write(tmp_path, "web"))
+    kept = select_always(context, name)
+    for offered in (name, b"spdy"):
+        with T.wires() as (a, b):
+            c = tls.client(tls.Ctx(ca=CA.pem, alpn=[offered]), a.fileno())
+            done = T.shake(c, T.Oracle(context, b, server=True))
+            if offered == name:
+                assert (done, c.alpn, c.speaks) == ((0, 0), name, code)
+            elif done[0] == 0:
+                assert (c.alpn, c.speaks) == (name, tls.ALPN_OTHER)
+            else:
+                assert (done[0], c.error, c.speaks) == (tls.ETLS, "bad extension", tls.ALPN_NONE)
+            c.free()
+    del kept
 
 
 def relay(flights, source, to, mangle=None):

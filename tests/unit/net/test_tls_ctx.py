@@ -219,6 +219,47 @@ def test_alpn(ours, theirs, chosen):
         assert s.alpn == (chosen or "").encode()
 
 
+@pytest.mark.parametrize(
+    ("ours", "offered", "not_offered"),
+    [
+        ([b"fastmesh", b"h2"], [b"fastmesh", b"h2"], [b"", b"h", b"h2h", b"fastmes", b"\x02h2", b"http/1.1"]),
+        ([b"h2"], [b"h2"], [b"http/1.1", b"fastmesh", b"H2"]),
+        ([], [], [b"", b"h2"]),
+        ([b"x" * 255, b"h2"], [b"x" * 255, b"h2"], [b"x" * 254, b"x" * 256]),
+    ],
+)
+def test_what_a_context_offers(ours, offered, not_offered):
+    context = server_ctx(alpn=ours)
+    assert [name for name in offered + not_offered if context.offers(name)] == offered
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "speaks"),
+    [
+        ([b"fastmesh", b"h2", b"http/1.1"], [b"fastmesh", b"h2", b"http/1.1"], tls.ALPN_LINK),
+        ([b"fastmesh", b"h2", b"http/1.1"], [b"http/1.1", b"h2"], tls.ALPN_H2),
+        ([b"fastmesh", b"h2", b"http/1.1"], [b"http/1.1"], tls.ALPN_H1),
+        ([b"fastmesh", b"h2", b"http/1.1"], [], tls.ALPN_NONE),
+        ([], [b"h2"], tls.ALPN_NONE),
+        ([b"h3", b"FASTMESH"], [b"FASTMESH"], tls.ALPN_OTHER),
+        ([b"h3"], [b"h3"], tls.ALPN_OTHER),
+    ],
+)
+def test_both_ends_know_what_was_agreed(ours, theirs, speaks):
+    with T.ours(tls.Ctx(ca=CA.pem, alpn=theirs), [server_ctx(alpn=ours)]) as (c, s):
+        assert (c.speaks, s.speaks) == (tls.ALPN_NONE, tls.ALPN_NONE)
+        assert T.shake(c, s) == (0, 0)
+        assert (c.speaks, s.speaks) == (speaks, speaks)
+
+
+def test_the_context_that_sni_chose_says_what_is_spoken():
+    """The listener's first context lists no link, the one for the name does."""
+    servers = [server_ctx(alpn=[b"h2"]), server_ctx(alpn=[b"fastmesh"], hosts=[b"link.test"])]
+    with T.ours(tls.Ctx(ca=CA.pem, alpn=[b"fastmesh", b"h2"]), servers, sni=b"link.test") as (c, s):
+        assert T.shake(c, s) == (0, 0)
+        assert (c.speaks, s.speaks) == (tls.ALPN_LINK, tls.ALPN_LINK)
+
+
 # --- versions and ciphers
 
 

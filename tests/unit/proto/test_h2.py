@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-import h2.config
-import h2.connection
 import h2.events
 import hpack
 import pytest
 from hyperframe import frame as hf
 from shim.h2_shim import Side, event
 
-OPEN, HALF_LOCAL, HALF_REMOTE, CLOSED = 1, 2, 3, 4
-PROTOCOL, INTERNAL, FLOW, STREAM_CLOSED, SIZE, REFUSED, CANCEL, COMPRESSION, CALM = 1, 2, 3, 5, 6, 7, 8, 9, 11
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-GET = [(":method", "GET"), (":scheme", "http"), (":path", "/a?b"), (":authority", "x.test")]
+from helpers.h2side import (
+    CALM,
+    CANCEL,
+    CLOSED,
+    COMPRESSION,
+    FLOW,
+    GET,
+    HALF_LOCAL,
+    HALF_REMOTE,
+    INTERNAL,
+    OPEN,
+    PROTOCOL,
+    REFUSED,
+    SIZE,
+    STREAM_CLOSED,
+    begun,
+    client,
+    frames,
+    goaway_of,
+    head,
+    kinds,
+    raw,
+    reset_of,
+    server,
+    swap,
+)
 
 # RFC 9113 figure 2, by hand: rows idle, open, half-closed local and remote, closed; columns headers, data,
 # end, reset sent, then received. Negative: the error.
@@ -30,35 +50,6 @@ TABLE = [
 @pytest.mark.parametrize(("state", "what"), [(s, e) for s in range(5) for e in range(8)])
 def test_every_cell_of_the_transition_table(state, what):
     assert event(state, what) == TABLE[state][what]
-
-
-def client() -> h2.connection.H2Connection:
-    peer = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
-    peer.initiate_connection()
-    return peer
-
-
-def server() -> h2.connection.H2Connection:
-    peer = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
-    peer.initiate_connection()
-    return peer
-
-
-def swap(side: Side, peer: h2.connection.H2Connection, step: int = 0) -> list[h2.events.Event]:
-    """Bytes both ways until nobody has more to say: what the peer was told. step: bytes a time, 0: all."""
-    told: list[h2.events.Event] = []
-    while True:
-        ours, theirs = side.take(), peer.data_to_send()
-        if not ours and not theirs:
-            return told
-        for at in range(0, len(theirs), step or len(theirs) or 1):
-            assert side.receive(theirs[at : at + (step or len(theirs))]) == 0, side.failed()
-        if ours:
-            told += peer.receive_data(ours)
-
-
-def kinds(events, kind):
-    return [e for e in events if isinstance(e, kind)]
 
 
 @pytest.mark.parametrize("step", [0, 1, 7, 100])
@@ -200,42 +191,6 @@ def test_a_drain_in_two_steps():
 
 # ---- frames by hand --------------------------------------------------------------------------------------
 
-
-def frames(data: bytes) -> list[hf.Frame]:
-    out = []
-    while data:
-        frame, length = hf.Frame.parse_frame_header(memoryview(data[:9]))
-        frame.parse_body(memoryview(data[9 : 9 + length]))
-        out.append(frame)
-        data = data[9 + length :]
-    return out
-
-
-def begun(**options) -> Side:
-    """A server whose client has said its preface."""
-    side = Side(**options)
-    assert side.receive(PREFACE + hf.SettingsFrame().serialize()) == 0
-    side.take()
-    side.events.clear()
-    return side
-
-
-def head(sid: int, fields, flags=("END_HEADERS", "END_STREAM")) -> bytes:
-    return hf.HeadersFrame(sid, hpack.Encoder().encode(fields), flags=flags).serialize()
-
-
-def raw(kind: int, flags: int, sid: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + sid.to_bytes(4, "big") + payload
-
-
-def goaway_of(side: Side) -> int:
-    return next(f.error_code for f in frames(side.take()) if isinstance(f, hf.GoAwayFrame))
-
-
-def reset_of(side: Side) -> int:
-    return next(f.error_code for f in frames(side.take()) if isinstance(f, hf.RstStreamFrame))
-
-
 CONNECTION_ERRORS = {
     "data on stream 0": (raw(0, 0, 0, b"x"), PROTOCOL),
     "data on an idle stream": (raw(0, 0, 1, b"x"), PROTOCOL),
@@ -345,7 +300,7 @@ def test_well_formed_requests(name):
     fields, wanted = WELL_FORMED[name]
     side = begun()
     assert side.receive(head(1, fields)) == 0
-    (_, _, _, got, end), = side.events
+    ((_, _, _, got, end),) = side.events
     assert end
     assert wanted in got
     assert len([n for n, _ in got if n == wanted[0]]) == 1

@@ -126,6 +126,29 @@ cdef void conn_flush(Conn *c) noexcept nogil:
         conn_write_out(c)
 
 
+cdef void conn_give(Conn *c, Block *chain) noexcept nogil:
+    cdef bint waits
+    cdef Block *b
+    if c.src.r.g.conn == c:
+        conn_flush(c)
+    waits = c.out_n != 0
+    while chain != NULL:
+        b = chain
+        chain = b.next
+        b.next = NULL
+        if block_len(b) == 0 or c.state == CONN_CLOSED or c.fail_code != 0:
+            block_free(&c.src.r.bufs, b)
+            continue
+        if c.out_tail == NULL:
+            c.out_head = b
+        else:
+            c.out_tail.next = b
+        c.out_tail = b
+        c.out_n += block_len(b)
+    if c.out_n and not waits and c.state == CONN_OPEN:
+        conn_write_out(c)
+
+
 cdef ssize_t send_plain(Conn *c, iovec *v, uint32_t n) noexcept nogil:
     # bytes sent (0: the socket is full), or FM_ERESET
     cdef msghdr m

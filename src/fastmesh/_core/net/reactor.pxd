@@ -60,6 +60,8 @@ cdef int reactor_add(Reactor *r, Source *s, uint32_t events) noexcept nogil
 cdef void reactor_del(Reactor *r, Source *s) noexcept nogil
 cdef void reactor_task(Reactor *r, Task *t) noexcept nogil
 """Queue t once; it runs at the end of this turn."""
+cdef void reactor_forget_tasks(Reactor *r) noexcept nogil
+"""What is queued will not run: the loop has ended."""
 cdef void reactor_run(Reactor *r) noexcept nogil
 """Turn until r.stop."""
 cdef void reactor_end(Reactor *r) noexcept nogil

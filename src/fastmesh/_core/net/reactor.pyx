@@ -48,6 +48,13 @@ cdef void reactor_task(Reactor *r, Task *t) noexcept nogil:
     r.tasks_tail = &t.next
 
 
+cdef void reactor_forget_tasks(Reactor *r) noexcept nogil:
+    while r.tasks != NULL:
+        r.tasks.queued = 0
+        r.tasks = r.tasks.next
+    r.tasks_tail = &r.tasks
+
+
 cdef void run_tasks(Reactor *r) noexcept nogil:
     # those that are queued now: what they queue, themselves included, runs when events have been looked at again
     cdef Task *t = r.tasks

@@ -8,7 +8,7 @@ with the connection is not complete then; where framing or an idle connection sa
 Under TLS 1.3 a server refuses our certificate after our handshake is done: the refusal is the first read's FM_ETLS.
 """
 from libc.stdint cimport uint32_t, uint64_t
-from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsPeer
+from fastmesh._core.net.tls_ctx cimport TLS_ALPN_H1, TLS_ALPN_H2, TLS_ALPN_LINK, TLS_ALPN_NONE, TLS_ALPN_OTHER, TlsCtx, TlsPeer
 
 cdef enum:
     TLS_RECORD = 16384           # plaintext bytes of the largest record
@@ -40,6 +40,10 @@ cdef bint tls_has_peer_cert(const Tls *t) noexcept nogil
 cdef bint tls_resumed(const Tls *t) noexcept nogil
 cdef uint32_t tls_alpn(const Tls *t, char *out, uint32_t cap) noexcept nogil
 """The protocol agreed on, e.g. "http/1.1"; 0: none."""
+cdef int tls_speaks(const Tls *t) noexcept nogil
+"""The same as TLS_ALPN_* (tls_ctx.pxd), for who only has to choose a codec; TLS_ALPN_NONE also before the handshake is done and after a
+failure. A name that our side does not list is TLS_ALPN_OTHER, whatever it is: RFC 7301 3.2 forbids a server to select one that was not
+offered, but OpenSSL's client let it pass for years, and the mesh link must be had only where our context offers it."""
 cdef int tls_version(const Tls *t) noexcept nogil
 """0x0303 or 0x0304."""
 cdef uint64_t tls_context_key(const Tls *t) noexcept nogil

@@ -17,7 +17,7 @@ from fastmesh._core.base.openssl cimport *
 from fastmesh._core.base.sys cimport EAGAIN, EINTR, MSG_NOSIGNAL, fm_errno, recv, send
 from fastmesh._core.base.view cimport slice_of
 from fastmesh._core.net.tls_ctx cimport (
-    TLS_F_VERIFY, TlsAuth, tls_ctx_ref, tls_ctx_unref, tls_session_forget, tls_session_offer,
+    TLS_F_VERIFY, TlsAuth, tls_ctx_agreed, tls_ctx_ref, tls_ctx_unref, tls_session_forget, tls_session_offer,
 )
 from fastmesh._core.net.tls_peer cimport PeerName, peer_check, peer_copy, peer_hash, peer_name_free
 
@@ -577,6 +577,10 @@ cdef uint32_t tls_alpn(const Tls *t, char *out, uint32_t cap) noexcept nogil:
         return 0
     memcpy(out, p, n)
     return n
+
+
+cdef int tls_speaks(const Tls *t) noexcept nogil:
+    return tls_ctx_agreed(t.auth.ctx, t.ssl) if t.done and t.code == FM_OK else TLS_ALPN_NONE
 
 
 cdef int tls_version(const Tls *t) noexcept nogil:

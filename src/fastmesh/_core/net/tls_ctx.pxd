@@ -19,6 +19,13 @@ cdef enum:  # TlsSpec.flags: the same bits as TF_* of shm/snapshot.pxd
     TLS_F_VERIFY = 2             # require the peer's certificate and verify it against `ca`
     TLS_F_TICKETS = 4
 
+cdef enum:  # what ALPN has agreed on
+    TLS_ALPN_NONE = 0
+    TLS_ALPN_H1 = 1              # "http/1.1"
+    TLS_ALPN_H2 = 2              # "h2"
+    TLS_ALPN_LINK = 3            # "fastmesh": the link between two proxies of the mesh
+    TLS_ALPN_OTHER = 4           # another name, or one that our side does not list
+
 cdef enum:
     TLS_PEM_MAX = 4 << 20        # bytes of one PEM input: more is a mistake, not a bundle (the system's is 0.2 MB)
     TLS_TICKET_SECONDS = 7200    # how long a session can be taken up again (Envoy's default, too)
@@ -70,6 +77,10 @@ cdef void tls_ctx_ref(TlsCtx *c) noexcept nogil
 cdef void tls_ctx_unref(TlsCtx *c) noexcept nogil
 """NULL is let pass."""
 cdef uint64_t tls_ctx_key(const TlsCtx *c) noexcept nogil
+cdef bint tls_ctx_offers(const TlsCtx *c, const char *name, uint32_t n) noexcept nogil
+"""Whether the protocol is in the context's own ALPN list."""
+cdef int tls_ctx_agreed(const TlsCtx *c, const SSL *ssl) noexcept nogil
+"""TLS_ALPN_* of a connection of this context."""
 cdef uint32_t tls_ctx_error(char *out, uint32_t cap) noexcept nogil
 """Why the last tls_ctx_new of this process failed, e.g. "private key does not belong to the certificate"."""
 cdef uint64_t tls_ctx_live() noexcept nogil

@@ -10,7 +10,7 @@ from libc.time cimport time
 from fastmesh._core.base.err cimport FM_OK, FM_ENOMEM, FM_ETLS_CERT, FM_ETLS_CONFIG
 from fastmesh._core.base.openssl cimport *
 from fastmesh._core.base.view cimport (
-    Slice, View, ascii_lower, slice_ieq, slice_of, view_left, view_of, view_u8, view_u16,
+    Slice, View, ascii_lower, slice_eq, slice_ieq, slice_of, view_left, view_of, view_u8, view_u16,
 )
 from fastmesh._core.net.tls_lib cimport tls_lib, tls_lib_key
 from fastmesh._core.net.tls_peer cimport chain_not_after, peer_check
@@ -180,6 +180,34 @@ cdef int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_n, cons
                 return SSL_TLSEXT_ERR_OK
             v.p += m
     return SSL_TLSEXT_ERR_ALERT_FATAL
+
+
+cdef bint tls_ctx_offers(const TlsCtx *c, const char *name, uint32_t n) noexcept nogil:
+    cdef View ours = view_of(c.alpn.p, c.alpn.n)
+    cdef uint32_t m
+    while view_left(&ours):
+        m = view_u8(&ours)
+        if slice_eq(slice_of(<const char *>ours.p, m), slice_of(name, n)):
+            return True
+        ours.p += m
+    return False
+
+
+cdef int tls_ctx_agreed(const TlsCtx *c, const SSL *ssl) noexcept nogil:
+    cdef const unsigned char *p = NULL
+    cdef unsigned int n = 0
+    SSL_get0_alpn_selected(ssl, &p, &n)
+    if n == 0:
+        return TLS_ALPN_NONE
+    if not tls_ctx_offers(c, <const char *>p, n):
+        return TLS_ALPN_OTHER
+    if n == 2 and memcmp(p, b"h2", 2) == 0:
+        return TLS_ALPN_H2
+    if n == 8 and memcmp(p, b"fastmesh", 8) == 0:
+        return TLS_ALPN_LINK
+    if n == 8 and memcmp(p, b"http/1.1", 8) == 0:
+        return TLS_ALPN_H1
+    return TLS_ALPN_OTHER
 
 
 cdef int on_ticket_made(SSL *ssl, void *arg) noexcept nogil:

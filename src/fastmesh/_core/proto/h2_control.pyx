@@ -9,12 +9,13 @@ from fastmesh._core.proto.h2_frame cimport (
     H2_SETTINGS, H2_WINDOW_MOST, H2_WINDOW_UPDATE, H2Head, h2_head_put)
 from fastmesh._core.proto.h2_send cimport h2_fail, h2_made, h2_room
 from fastmesh._core.proto.h2_stream cimport (
-    HF2_FAILED, HF2_GOAWAY_SEEN, HF2_SERVER, HF2_SETTINGS_ACKED, H2N_GOAWAY_IN, H2N_PINGS, H2N_RAPID_RESET, H2N_RST_IN, H2N_SETTINGS,
-    H2N_UPDATES, HS_CLOSED, HSF_HEAD_SENT, H2, H2Stream, h2_count, h2_queue_put, h2_stream_close, h2_stream_find)
+    HF2_FAILED, HF2_GOAWAY_SEEN, HF2_SERVER, HF2_SETTINGS_ACKED, H2N_GOAWAY_IN, H2N_PINGS, H2N_RST_IN, H2N_SETTINGS,
+    H2N_UPDATES, HS_CLOSED, HSF_HEAD_SENT, H2, H2Stream, h2_count, h2_queue_put, h2_stream_close, h2_stream_find,
+    h2_stream_over)
 from fastmesh._core.proto.hpack_enc cimport hpack_enc_limit
 from fastmesh._core.proto.h2_limits cimport (
-    H2_PINGS, H2_RESETS_IN, H2_SETTINGS_MOST, H2_SETTINGS_RATE, H2_UPDATES, h2_broken, h2_empty, h2_idle, h2_reset_gone,
-    h2_stream_error, h2_stream_over, h2_theirs, h2_too_much)
+    H2_PINGS, H2_SETTINGS_MOST, H2_SETTINGS_RATE, H2_UPDATES, h2_broken, h2_empty, h2_idle, h2_reset_gone, h2_stream_error,
+    h2_takes_back, h2_theirs, h2_too_much)
 
 
 cdef void initial_window(H2 *h, uint32_t v) noexcept nogil:
@@ -146,12 +147,8 @@ cdef void on_rst(H2 *h, const H2Head *f, View *v) noexcept nogil:
         if s == NULL and h2_idle(h, f.stream):
             h2_broken(h, H2_PROTOCOL_ERROR, b"RST_STREAM on an idle stream")
         return
-    if h.flags & HF2_SERVER and not s.flags & HSF_HEAD_SENT:
-        h.resets_in += 1
-        # who opens many and takes back most of them
-        if h.resets_in > H2_RESETS_IN and h.resets_in * 2 > h.opened:
-            h2_too_much(h, H2N_RAPID_RESET, b"too many requests taken back")
-            return
+    if h.flags & HF2_SERVER and not s.flags & HSF_HEAD_SENT and h2_takes_back(h):
+        return
     h2_stream_close(s)
     h2_stream_over(s, code, True)
 

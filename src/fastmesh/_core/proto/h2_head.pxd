@@ -16,10 +16,12 @@ cdef enum:  # what a header block is
 cdef int h2_head_decode(H2 *h, int kind, const char *p, uint32_t n, Msg *m) noexcept nogil
 """The whole block p[0:n] into m; strings borrowed from p, static memory and h.arena: valid until the next call. The decoder's tables are right
 afterwards whatever the result, but for FM_EHPACK. FM_OK; FM_EHPACK (connection); FM_ENOMEM; FM_EBAD: malformed (RFC 9113 8.1.1: PROTOCOL_ERROR of
-the stream); FM_EHEAD: above MSG_MAX_HEAD or MSG_MAX_HEADERS (431); FM_ETARGET (414); FM_ETRAILER.
+the stream); FM_EHEAD: above MSG_MAX_HEAD or MSG_MAX_HEADERS (431); FM_ETARGET (414); FM_EMETHOD: longer than HTTP/1 takes (501); FM_EEXPECT (417);
+FM_ETRAILER.
 
 Requests: m.method, method_name, target, path, query, host, protocol; Host is the first field of m.hdr. Responses: status. m.minor is 2,
-m.content_length as declared, m.body is set by the caller. Trailers: m.hdr only."""
+m.content_length as declared, m.body is set by the caller. Trailers: m.hdr only. What came as a never-indexed literal has HF_NEVER (:authority:
+its Host field; another pseudo field: MF_NEVER)."""
 
 cdef uint32_t h2_head_size(const Msg *m) noexcept nogil
 """Bytes that suffice for h2_head_encode."""

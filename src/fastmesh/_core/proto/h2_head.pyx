@@ -3,11 +3,11 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
 from fastmesh._core.base.err cimport (
-    FM_EBAD, FM_EEXPECT, FM_EHEAD, FM_ETARGET, FM_ETRAILER, FM_OK)
+    FM_EBAD, FM_EEXPECT, FM_EHEAD, FM_EMETHOD, FM_ETARGET, FM_ETRAILER, FM_OK)
 from fastmesh._core.base.view cimport Slice, View, slice_ieq, slice_of, view_of
 from fastmesh._core.proto.authority cimport authority_check
 from fastmesh._core.proto.gen_tables cimport CC_TOKEN, fm_cc
-from fastmesh._core.proto.h1_head cimport h1_target_form
+from fastmesh._core.proto.h1_head cimport H1_MAX_METHOD, h1_target_form
 from fastmesh._core.proto.h2_stream cimport H2, H2_ARENA
 from fastmesh._core.proto.hpack cimport HpackArena, hpack_block_begin, hpack_next
 from fastmesh._core.proto.hpack_enc cimport hpack_enc_begin, hpack_enc_field
@@ -16,7 +16,7 @@ from fastmesh._core.proto.lists cimport slice_is
 from fastmesh._core.proto.msg cimport (
     H_CONNECTION, H_CONTENT_LENGTH, H_COOKIE, H_EXPECT, H_HOST, H_KEEP_ALIVE, H_NONE, H_PROXY_CONNECTION, H_TE, H_TRANSFER_ENCODING,
     H_UPGRADE, HF_DROP, HF_NEVER, HP_AUTHORITY, HP_METHOD, HP_PATH, HP_PROTOCOL, HP_SCHEME, HP_STATUS, M_CONNECT, MF_EXPECT_100,
-    MF_HTTPS, MF_PROTOCOL, MF_RESPONSE, MF_TE_TRAILERS, MSG_MAX_HEAD, MSG_MAX_HEADERS, MSG_MAX_TARGET, Hdr, Msg, method_id, msg_reset)
+    MF_HTTPS, MF_NEVER, MF_PROTOCOL, MF_RESPONSE, MF_TE_TRAILERS, MSG_MAX_HEAD, MSG_MAX_HEADERS, MSG_MAX_TARGET, Hdr, Msg, method_id, msg_reset)
 from fastmesh._core.proto.scan cimport fm_scan_target, fm_scan_token, fm_scan_value
 
 cdef enum:
@@ -68,11 +68,21 @@ cdef Slice *pseudo_of(Pseudo *ps, int hid, int kind) noexcept nogil:
     return &ps.protocol if hid == HP_PROTOCOL else NULL
 
 
-cdef bint set_pseudo(Pseudo *ps, const Hdr *f, int kind) noexcept nogil:
+cdef inline Slice said(const Hdr *f) noexcept nogil:
+    # an empty value has been said, too: its pointer is never NULL
+    return slice_of(f.value, f.value_n) if f.value != NULL else slice_of(b"", 0)
+
+
+cdef bint set_pseudo(Msg *m, Pseudo *ps, const Hdr *f, int kind) noexcept nogil:
     cdef Slice *at = pseudo_of(ps, f.id, kind)
     if at == NULL or at.p != NULL:
         return False             # unknown, of the other kind of message, or said twice
-    at[0] = slice_of(f.value, f.value_n)
+    at[0] = said(f)
+    if f.flags & HF_NEVER:
+        if f.id == HP_AUTHORITY:
+            m.hdr[0].flags = HF_NEVER
+        else:
+            m.flags |= MF_NEVER
     return True
 
 
@@ -113,7 +123,8 @@ cdef int on_field(Msg *m, const Hdr *f, bint request) noexcept nogil:
     if k == H_HOST and request:
         if m.host.p != NULL and not slice_ieq(m.host, v):
             return FM_EBAD
-        m.host = v
+        m.host = said(f)
+        m.hdr[0].flags |= f.flags & HF_NEVER
         return 1                 # it comes first, whichever of the two said it
     if k == H_EXPECT and request:
         if not slice_is(v, "100-continue", 12):
@@ -157,11 +168,21 @@ cdef int join_cookies(Msg *m, HpackArena *a) noexcept nogil:
     return FM_OK
 
 
+cdef bint names_port(Slice host) noexcept nogil:
+    # of a checked authority
+    cdef uint32_t i = host.n
+    while i and 48 <= host.p[i - 1] <= 57:
+        i -= 1
+    return 0 < i < host.n and host.p[i - 1] == 58  # ':'
+
+
 cdef int request_line(Msg *m, const Pseudo *ps) noexcept nogil:
     cdef Slice host = ps.authority
     cdef const uint8_t *end
     if ps.method.n == 0:
         return FM_EBAD
+    if ps.method.n > H1_MAX_METHOD:
+        return FM_EMETHOD
     end = <const uint8_t *>ps.method.p + ps.method.n
     if fm_scan_token(<const uint8_t *>ps.method.p, end) != end:
         return FM_EBAD
@@ -179,9 +200,8 @@ cdef int request_line(Msg *m, const Pseudo *ps) noexcept nogil:
     m.hdr[0].value = host.p
     m.hdr[0].value_n = host.n
     m.hdr[0].id = H_HOST
-    m.hdr[0].flags = 0
     if m.method == M_CONNECT and ps.protocol.p == NULL:
-        if ps.scheme.p != NULL or ps.path.p != NULL:
+        if ps.scheme.p != NULL or ps.path.p != NULL or ps.authority.p == NULL or not names_port(host):
             return FM_EBAD       # RFC 9113 8.5
         m.target = host
         m.path = slice_of(b"/", 1)
@@ -248,6 +268,7 @@ cdef int h2_head_decode(H2 *h, int kind, const char *p, uint32_t n, Msg *m) noex
     msg_reset(m, MF_RESPONSE if kind == H2_RESPONSE else 0)
     m.minor = 2
     m.nhdr = 1 if kind == H2_REQUEST else 0
+    m.hdr[0].flags = 0
     m.head_n = n
     hpack_block_begin(&h.dec)
     while True:
@@ -262,7 +283,7 @@ cdef int h2_head_decode(H2 *h, int kind, const char *p, uint32_t n, Msg *m) noex
             verdict = FM_EBAD
         elif f.name_n and f.name[0] == 58:  # ':'
             if kind == H2_TRAILERS or m.nhdr != (kind == H2_REQUEST) or m.content_length >= 0 or m.flags & (
-                    MF_TE_TRAILERS | MF_EXPECT_100) or m.host.p != NULL or not set_pseudo(&ps, &f, kind):
+                    MF_TE_TRAILERS | MF_EXPECT_100) or m.host.p != NULL or not set_pseudo(m, &ps, &f, kind):
                 verdict = FM_EBAD  # also behind a regular field
         elif not name_ok(&f):
             verdict = FM_EBAD
@@ -306,8 +327,8 @@ cdef inline bint http1_only(int hid) noexcept nogil:
             or hid == H_TE)
 
 
-cdef char *put(H2 *h, char *p, const char *end, const char *name, uint32_t name_n, Slice value, int hid) noexcept nogil:
-    return NULL if p == NULL else hpack_enc_field(&h.enc, h.bufs, p, end, name, name_n, value.p, value.n, hid, 0)
+cdef char *put(H2 *h, char *p, const char *end, const char *name, uint32_t name_n, Slice value, int hid, uint32_t flags) noexcept nogil:
+    return NULL if p == NULL else hpack_enc_field(&h.enc, h.bufs, p, end, name, name_n, value.p, value.n, hid, flags & HF_NEVER)
 
 
 cdef char *h2_fields_encode(H2 *h, const Hdr *t, int n, char *p, const char *end) noexcept nogil:
@@ -321,27 +342,28 @@ cdef char *h2_fields_encode(H2 *h, const Hdr *t, int n, char *p, const char *end
 
 cdef char *h2_head_encode(H2 *h, const Msg *m, char *p, const char *end) noexcept nogil:
     cdef char digits[3]
+    cdef uint32_t never = HF_NEVER if m.flags & MF_NEVER else 0
     cdef uint32_t i
     p = hpack_enc_begin(&h.enc, p, end)
     if m.flags & MF_RESPONSE:
         digits[0] = <char>(48 + m.status // 100)
         digits[1] = <char>(48 + m.status // 10 % 10)
         digits[2] = <char>(48 + m.status % 10)
-        p = put(h, p, end, b":status", 7, slice_of(digits, 3), HP_STATUS)
+        p = put(h, p, end, b":status", 7, slice_of(digits, 3), HP_STATUS, never)
     else:
-        p = put(h, p, end, b":method", 7, m.method_name, HP_METHOD)
+        p = put(h, p, end, b":method", 7, m.method_name, HP_METHOD, never)
         if m.method != M_CONNECT or m.flags & MF_PROTOCOL:
-            p = put(h, p, end, b":scheme", 7, slice_of(b"https", 5) if m.flags & MF_HTTPS else slice_of(b"http", 4), HP_SCHEME)
-            p = put(h, p, end, b":path", 5, m.target, HP_PATH)
+            p = put(h, p, end, b":scheme", 7, slice_of(b"https", 5) if m.flags & MF_HTTPS else slice_of(b"http", 4), HP_SCHEME, never)
+            p = put(h, p, end, b":path", 5, m.target, HP_PATH, never)
         if m.flags & MF_PROTOCOL:
-            p = put(h, p, end, b":protocol", 9, m.protocol, HP_PROTOCOL)
+            p = put(h, p, end, b":protocol", 9, m.protocol, HP_PROTOCOL, never)
         for i in range(m.nhdr):
             if m.hdr[i].id == H_HOST and not m.hdr[i].flags & HF_DROP:
-                p = put(h, p, end, b":authority", 10, slice_of(m.hdr[i].value, m.hdr[i].value_n), HP_AUTHORITY)
+                p = put(h, p, end, b":authority", 10, slice_of(m.hdr[i].value, m.hdr[i].value_n), HP_AUTHORITY, m.hdr[i].flags)
                 break
     if p == NULL:
         return NULL
     p = h2_fields_encode(h, m.hdr, <int>m.nhdr, p, end)
     if m.flags & MF_TE_TRAILERS and not m.flags & MF_RESPONSE:
-        p = put(h, p, end, b"te", 2, slice_of(b"trailers", 8), H_TE)
+        p = put(h, p, end, b"te", 2, slice_of(b"trailers", 8), H_TE, 0)
     return p

@@ -9,8 +9,13 @@ cdef enum:
     H2_MAX_STREAMS = 1024        # concurrent, per connection (Envoy); more: REFUSED_STREAM
     H2_STREAM_WINDOW = 262144    # what a peer may send on a stream before it is read by the other side
     H2_CONN_WINDOW = 16777216    # ... on all streams of a connection: 64 stalled ones do not stop the others
+    H2_EDGE_STREAMS = 128        # the same three towards clients of a gateway, who are not trusted (Envoy's advice for an edge: 100, 64 KiB, 1 MiB)
+    H2_EDGE_STREAM_WINDOW = 65536
+    H2_EDGE_CONN_WINDOW = 1048576
     H2_RESETS_IN = 200           # RST_STREAM a second before the answer was begun: rapid reset, CVE-2023-44487
     H2_RESETS_OUT = 200          # resets a second that the peer provokes: MadeYouReset, CVE-2025-8671
+    H2_RESETS_TRUST = 50         # times both, on a link: it carries many clients' requests, and what one of them may do all may do at once;
+    #                              times H2_RESETS_OUT, as a client: a server provokes nothing that we did not ask for
     H2_CONTINUATIONS = 32        # frames of one header block: CONTINUATION flood, CVE-2024-27316; its bytes: MSG_MAX_HEAD
     H2_PINGS = 100               # a second, CVE-2019-9512
     H2_SETTINGS_RATE = 100       # a second, CVE-2019-9515
@@ -25,12 +30,12 @@ cdef void h2_broken(H2 *h, uint32_t code, const char *why) noexcept nogil
 """The peer has broken the protocol: the connection ends."""
 cdef void h2_too_much(H2 *h, int counter, const char *why) noexcept nogil
 """A limit was passed: the connection ends."""
+cdef bint h2_takes_back(H2 *h) noexcept nogil
+"""The peer has reset a request before its answer: whether it does so too often."""
 cdef void h2_empty(H2 *h) noexcept nogil
 """A frame that carries nothing."""
 cdef void h2_stream_error(H2Stream *s, uint32_t code) noexcept nogil
 """Reset it for what the peer did, and tell its owner; s is gone if it had none."""
-cdef void h2_stream_over(H2Stream *s, uint32_t code, bint remote) noexcept nogil
-"""A closed stream that its owner is told of; s is gone if it had none."""
 cdef void h2_reset_gone(H2 *h, uint32_t sid, uint32_t code) noexcept nogil
 """The same for a stream that has ended before."""
 cdef bint h2_theirs(const H2 *h, uint32_t sid) noexcept nogil

@@ -4,7 +4,7 @@ from fastmesh._core.proto.h2_frame cimport (
     H2_ENHANCE_YOUR_CALM, H2_FLOW_CONTROL_ERROR, H2_PROTOCOL_ERROR)
 from fastmesh._core.proto.h2_send cimport h2_fail, h2_put_rst, h2_reset
 from fastmesh._core.proto.h2_stream cimport (
-    HF2_SERVER, H2N_EMPTY_FRAMES, H2N_FLOW, H2N_MADE_RESET, H2N_MALFORMED, H2N_PROTOCOL, H2, H2Stream, h2_count, h2_stream_release)
+    HF2_LINK, HF2_SERVER, H2N_EMPTY_FRAMES, H2N_FLOW, H2N_MADE_RESET, H2N_MALFORMED, H2N_PROTOCOL, H2N_RAPID_RESET, H2, H2Stream, h2_count, h2_stream_over)
 
 
 cdef void h2_broken(H2 *h, uint32_t code, const char *why) noexcept nogil:
@@ -18,16 +18,20 @@ cdef void h2_too_much(H2 *h, int counter, const char *why) noexcept nogil:
 
 
 cdef void provoked(H2 *h) noexcept nogil:
+    cdef uint32_t most = H2_RESETS_OUT if h.flags & HF2_SERVER and not h.flags & HF2_LINK else H2_RESETS_OUT * H2_RESETS_TRUST
     h.resets_out += 1
-    if h.resets_out > H2_RESETS_OUT:
+    if h.resets_out > most:
         h2_too_much(h, H2N_MADE_RESET, b"too many resets provoked")
 
 
-cdef void h2_stream_over(H2Stream *s, uint32_t code, bint remote) noexcept nogil:
-    if s.owner == NULL:
-        h2_stream_release(s)
-    else:
-        s.h.ops.reset(s.h, s, code, remote)
+cdef bint h2_takes_back(H2 *h) noexcept nogil:
+    cdef uint32_t most = H2_RESETS_IN * H2_RESETS_TRUST if h.flags & HF2_LINK else H2_RESETS_IN
+    h.resets_in += 1
+    # who opens many and takes back most of them
+    if h.resets_in <= most or h.resets_in * 2 <= h.opened:
+        return False
+    h2_too_much(h, H2N_RAPID_RESET, b"too many requests taken back")
+    return True
 
 
 cdef void h2_stream_error(H2Stream *s, uint32_t code) noexcept nogil:

@@ -5,23 +5,29 @@ A callback may end or release any stream: whatever is used after one is looked u
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from fastmesh._core.base.buf cimport Block, block_data, block_free, block_grow, block_new, block_room
-from fastmesh._core.base.err cimport FM_EBAD, FM_EH2, FM_EHPACK, FM_ENOMEM, FM_ETRAILER, FM_OK
+from fastmesh._core.base.err cimport FM_EBAD, FM_EH2, FM_EHEAD, FM_EHPACK, FM_ENOMEM, FM_ETRAILER, FM_OK
 from fastmesh._core.base.view cimport View, view_left, view_of, view_u8, view_u32
 from fastmesh._core.proto.h2_frame cimport (
     H2_COMPRESSION_ERROR, H2_CONTINUATION, H2_DATA, H2_F_ACK, H2_F_END_HEADERS, H2_F_END_STREAM, H2_F_PADDED, H2_F_PRIORITY,
     H2_FLOW_CONTROL_ERROR, H2_FRAME_HEAD, H2_FRAME_SIZE_ERROR, H2_HEADERS, H2_INTERNAL_ERROR, H2_PREFACE_N, H2_PROTOCOL_ERROR,
     H2_REFUSED_STREAM, H2_SETTINGS, H2_STREAM_CLOSED, H2Head, h2_head_check, h2_head_get, h2_preface)
 from fastmesh._core.proto.h2_head cimport H2_REQUEST, H2_RESPONSE, H2_TRAILERS, h2_head_decode
-from fastmesh._core.proto.h2_send cimport h2_credit, h2_credit_conn, h2_fail
+from fastmesh._core.proto.h2_send cimport h2_credit, h2_credit_conn, h2_drop, h2_fail, h2_put_rst
 from fastmesh._core.proto.h2_stream cimport (
-    HE_RECV_DATA, HE_RECV_END, HE_RECV_HEADERS, HF2_FAILED, HF2_GOAWAY_SENT, HF2_PREFACE, HF2_SERVER, H2N_CONTINUATIONS,
-    H2N_CONTROL_OUT, H2N_HEADER_LIST, H2N_REFUSED, HS_CLOSED, HSF_CONNECT, HSF_COUNTED, HSF_HEAD_REQ, HSF_HEAD_SEEN, H2, H2Stream,
-    h2_count, h2_stream_close, h2_stream_event, h2_stream_find, h2_stream_gone, h2_stream_new)
+    HE_RECV_DATA, HE_RECV_END, HE_RECV_HEADERS, HF2_FAILED, HF2_GOAWAY_SENT, HF2_PREFACE, HF2_SERVER, HF2_SETTINGS_ACKED,
+    HG_ENDED, HG_RESET, HG_UNUSED, H2N_CONTINUATIONS, H2N_CONTROL_OUT, H2N_HEADER_LIST, H2N_REFUSED, HS_CLOSED, HSF_CONNECT, HSF_COUNTED,
+    HSF_HEAD_REQ, HSF_HEAD_SEEN, HSF_HEAD_SENT, H2, H2Stream, h2_count, h2_stream_close, h2_stream_event, h2_stream_find, h2_stream_forget,
+    h2_stream_gone, h2_stream_new)
 from fastmesh._core.proto.msg cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_TUNNEL, M_CONNECT, MSG_MAX_HEAD, Msg
 from fastmesh._core.proto.h2_limits cimport (
     H2_CONTINUATIONS, H2_CONTROL_OUT, h2_broken, h2_empty, h2_idle, h2_new_second, h2_reset_gone, h2_stream_error, h2_theirs,
     h2_too_much)
 from fastmesh._core.proto.h2_control cimport h2_control
+
+
+cdef enum:  # opened_by_peer
+    REFUSE_IT = 1                # and count it as the peer's doing
+    REFUSE_MILDLY
 
 
 # ---- DATA ----------------------------------------------------------------------------------------------------------------------------
@@ -39,13 +45,15 @@ cdef void data_begin(H2 *h, const H2Head *f, uint32_t pad) noexcept nogil:
     if h.recv_window < 0:
         h2_broken(h, H2_FLOW_CONTROL_ERROR, b"DATA beyond the connection's window")
         return
-    if n == 0 and not end:
+    if n == 0 and not end and s != NULL:
         h2_empty(h)
     if s == NULL:
         if h2_idle(h, f.stream):
             h2_broken(h, H2_PROTOCOL_ERROR, b"DATA on an idle stream")
-        elif h2_stream_gone(h, f.stream) != 2:
+        elif h2_stream_gone(h, f.stream) < HG_RESET:
             h2_reset_gone(h, f.stream, H2_STREAM_CLOSED)
+        elif n == 0:
+            h2_empty(h)
         return
     if s.state == HS_CLOSED:
         return
@@ -128,6 +136,13 @@ cdef void request_head(H2 *h, H2Stream *s, Msg *m, bint end) noexcept nogil:
     h.ops.head(h, s, m, end)
 
 
+cdef void untaken(H2 *h, uint32_t sid) noexcept nogil:
+    # a request that nobody has made his: it would get no credit and never go
+    cdef H2Stream *s = h2_stream_find(h, sid)
+    if s != NULL and s.owner == NULL:
+        h2_drop(s, H2_INTERNAL_ERROR if s.flags & HSF_HEAD_SENT else H2_REFUSED_STREAM)
+
+
 cdef void response_head(H2 *h, H2Stream *s, Msg *m, bint end) noexcept nogil:
     if m.status < 200:
         if end:
@@ -161,24 +176,39 @@ cdef void trailer_section(H2 *h, H2Stream *s, Msg *m, bint end) noexcept nogil:
 
 
 cdef H2Stream *opened_by_peer(H2 *h, uint32_t sid, int *refuse) noexcept nogil:
-    # NULL: the block is decoded and thrown away; *refuse: and the stream is reset with this
+    # NULL: the block is decoded and thrown away; *refuse: and the stream is reset
     cdef H2Stream *s
     h.last_remote = sid
     h.opened += 1
     if h.flags & HF2_GOAWAY_SENT:
-        return NULL              # RFC 9113 6.8: above the last id, so not seen
+        h2_stream_forget(h, sid, True)
+        return NULL              # RFC 9113 6.8: above the last id, so not seen, and what follows is not either
     if h.remote_open >= h.limits.max_streams:
         h2_count(h, H2N_REFUSED)
-        refuse[0] = H2_REFUSED_STREAM
+        # before it has seen our limit the peer cannot keep it
+        refuse[0] = REFUSE_IT if h.flags & HF2_SETTINGS_ACKED else REFUSE_MILDLY
         return NULL
     s = h2_stream_new(h, sid)
     if s == NULL:
-        refuse[0] = H2_REFUSED_STREAM
+        refuse[0] = REFUSE_MILDLY  # our memory
         return NULL
     s.flags |= HSF_COUNTED
     h.remote_open += 1
     s.state = <uint8_t>h2_stream_event(s.state, HE_RECV_HEADERS)
     return s
+
+
+cdef void late_head(H2 *h, uint32_t sid) noexcept nogil:
+    # on a stream that is no more: it is decoded for the tables' sake
+    cdef int gone = h2_stream_gone(h, sid)
+    if gone == HG_UNUSED:
+        h2_broken(h, H2_PROTOCOL_ERROR, b"HEADERS with a stream id below one that was used")
+    elif gone == HG_ENDED:
+        h2_broken(h, H2_STREAM_CLOSED, b"HEADERS on a closed stream")
+    elif h.late:
+        h.late -= 1
+    else:
+        h2_empty(h)
 
 
 cdef void whole_block(H2 *h, uint32_t sid, uint32_t flags, const char *p, uint32_t n) noexcept nogil:
@@ -187,7 +217,7 @@ cdef void whole_block(H2 *h, uint32_t sid, uint32_t flags, const char *p, uint32
     cdef bint end = flags & H2_F_END_STREAM
     cdef int kind = H2_TRAILERS
     cdef int refuse = 0
-    cdef int rc, gone
+    cdef int rc
     if s == NULL:
         if h2_theirs(h, sid) and h.flags & HF2_SERVER and h2_idle(h, sid):
             kind = H2_REQUEST
@@ -196,14 +226,8 @@ cdef void whole_block(H2 *h, uint32_t sid, uint32_t flags, const char *p, uint32
             h2_broken(h, H2_PROTOCOL_ERROR, b"HEADERS on a stream that the peer cannot open")
             return
         else:
-            gone = h2_stream_gone(h, sid)
-            if gone == 0 and not h.flags & HF2_SERVER:
-                h2_empty(h)      # we opened it and have let go long ago: its answer may have been on its way
-            elif gone == 0:
-                h2_broken(h, H2_PROTOCOL_ERROR, b"HEADERS with a stream id below one that was used")
-                return
-            if gone == 1:
-                h2_broken(h, H2_STREAM_CLOSED, b"HEADERS on a closed stream")
+            late_head(h, sid)
+            if h.flags & HF2_FAILED:
                 return
     elif not h.flags & HF2_SERVER and not s.flags & HSF_HEAD_SEEN:
         kind = H2_RESPONSE
@@ -215,8 +239,12 @@ cdef void whole_block(H2 *h, uint32_t sid, uint32_t flags, const char *p, uint32
         h2_fail(h, H2_INTERNAL_ERROR, b"out of memory")
         return
     if s == NULL:
+        if refuse == REFUSE_IT:
+            h2_reset_gone(h, sid, H2_REFUSED_STREAM)
+        elif refuse == REFUSE_MILDLY:
+            h2_put_rst(h, sid, H2_REFUSED_STREAM)
         if refuse:
-            h2_reset_gone(h, sid, <uint32_t>refuse)
+            h2_stream_forget(h, sid, True)
         return
     if s.state == HS_CLOSED:
         return
@@ -225,13 +253,16 @@ cdef void whole_block(H2 *h, uint32_t sid, uint32_t flags, const char *p, uint32
     elif rc == FM_EBAD or rc == FM_ETRAILER or (rc != FM_OK and kind != H2_REQUEST):
         h2_stream_error(s, H2_PROTOCOL_ERROR)
     elif rc != FM_OK:
-        h2_count(h, H2N_HEADER_LIST)
+        if rc == FM_EHEAD:
+            h2_count(h, H2N_HEADER_LIST)
         h.last_taken = sid
         if end:
             ended(s)
         h.ops.refused(h, s, rc)
+        untaken(h, sid)
     elif kind == H2_REQUEST:
         request_head(h, s, m, end)
+        untaken(h, sid)
     elif kind == H2_RESPONSE:
         response_head(h, s, m, end)
     else:

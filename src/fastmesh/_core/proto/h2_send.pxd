@@ -20,15 +20,17 @@ cdef int h2_send_head(H2Stream *s, const Msg *m, bint end) noexcept nogil
 """A request (m.target, HOST as :authority, scheme by MF_HTTPS, protocol) or a response head, 1xx included; dropped fields left out; MF_TE_TRAILERS says
 te: trailers. FM_OK, FM_ENOMEM, FM_EHEAD (above the peer's header list size: nothing was sent), FM_EOF (the stream is closed)."""
 cdef int h2_send_data(H2Stream *s, const Slice *v, int n, bint end) noexcept nogil
-"""Copies: into ready frames as far as windows allow and nothing waits, the rest into the stream. FM_OK, FM_ENOMEM, FM_EOF."""
+"""Copies: into ready frames as far as windows allow and nothing waits, the rest into the stream. FM_OK, FM_EOF; FM_ENOMEM: a part may have been
+taken, so the stream is to be reset."""
 cdef int h2_send_trailers(H2Stream *s, const Hdr *t, int n) noexcept nogil
-"""Behind the data that waits; ends the stream. Dropped fields, pseudo fields and connection-specific ones are left out."""
+"""Behind the data that waits; ends the stream. Dropped fields, pseudo fields and connection-specific ones are left out. FM_OK, FM_EOF; FM_ENOMEM,
+FM_EHEAD: nothing was taken, and nothing has changed unless the connection failed. (When memory ends behind the data: ops.reset.)"""
 cdef int h2_send_end(H2Stream *s) noexcept nogil
 """END_STREAM, behind the data that waits."""
 cdef void h2_reset(H2Stream *s, uint32_t code) noexcept nogil
 """RST_STREAM and closed, without an event; what waits is thrown away. Idle and closed streams: only closed."""
 cdef void h2_put_rst(H2 *h, uint32_t sid, uint32_t code) noexcept nogil
-"""The frame alone, counted against H2_CONTROL_OUT; lost without memory."""
+"""The frame alone, counted against H2_CONTROL_OUT. Without memory for it the connection fails: the peer would keep the stream forever."""
 cdef void h2_drop(H2Stream *s, uint32_t code) noexcept nogil
 """Its owner lets go: reset with code unless it is closed, then out of the connection; s is gone."""
 cdef void h2_credit(H2Stream *s, uint32_t n) noexcept nogil

@@ -7,16 +7,16 @@ from fastmesh._core.base.err cimport FM_EHEAD, FM_ENOMEM, FM_EOF, FM_OK
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.proto.h2_frame cimport (
     H2_CONTINUATION, H2_DATA, H2_DEFAULT_WINDOW, H2_F_END_HEADERS, H2_F_END_STREAM, H2_FRAME_HEAD, H2_GOAWAY, H2_HEADERS,
-    H2_MAX_FRAME, H2_PING, H2_PREFACE_N, H2_RST_STREAM, H2_S_ENABLE_CONNECT_PROTOCOL, H2_S_ENABLE_PUSH, H2_S_INITIAL_WINDOW_SIZE,
+    H2_INTERNAL_ERROR, H2_MAX_FRAME, H2_PING, H2_PREFACE_N, H2_RST_STREAM, H2_S_ENABLE_CONNECT_PROTOCOL, H2_S_ENABLE_PUSH, H2_S_INITIAL_WINDOW_SIZE,
     H2_S_MAX_CONCURRENT_STREAMS, H2_S_MAX_HEADER_LIST_SIZE, H2_SETTINGS, H2_WINDOW_UPDATE, h2_head_put, h2_preface)
 from fastmesh._core.proto.h2_head cimport h2_fields_encode, h2_head_encode, h2_head_size
 from fastmesh._core.proto.h2_stream cimport (
     HE_SEND_DATA, HE_SEND_END, HE_SEND_HEADERS, HE_SEND_RST, HF2_FAILED, HF2_GOAWAY_SEEN, HF2_GOAWAY_SENT, HF2_GOAWAY_SOON, HF2_SERVER,
     H2N_GOAWAY_OUT, H2N_RST_OUT, HS_CLOSED, HS_HALF_LOCAL, HS_HALF_REMOTE, HS_IDLE, HS_OPEN, HSF_CONNECT, HSF_COUNTED,
     HSF_END_QUEUED, HSF_HEAD_REQ, HSF_HEAD_SENT, HSF_RESET, HSF_WAITING, H2, H2Stream, h2_count, h2_queue_put, h2_queue_take, h2_stream_close,
-    h2_stream_event, h2_stream_new, h2_stream_release)
+    h2_stream_event, h2_stream_new, h2_stream_over, h2_stream_release)
 from fastmesh._core.proto.msg cimport (
-    HF_DROP, M_CONNECT, M_HEAD, MF_RESPONSE, MSG_MAX_HEAD, Hdr, Msg, msg_keep, msg_kept_size, msg_load, msg_reset)
+    HF_DROP, M_CONNECT, M_HEAD, MF_RESPONSE, MSG_CAP_HEADERS, MSG_MAX_HEAD, Hdr, Msg, msg_keep, msg_kept_size, msg_load, msg_reset)
 
 cdef enum:
     BLOCK_MOST = 65000           # ready frames lie in blocks of up to 64 KiB; each doubles what lies there already
@@ -197,10 +197,12 @@ cdef bint step(H2Stream *s, int event) noexcept nogil:
 
 cdef void h2_put_rst(H2 *h, uint32_t sid, uint32_t code) noexcept nogil:
     cdef char *p = h2_room(h, H2_FRAME_HEAD + 4)
-    if p != NULL:
-        put_u32(h2_head_put(p, 4, H2_RST_STREAM, 0, sid), code)
-        h2_made(h, H2_FRAME_HEAD + 4)
-        h.out_control += H2_FRAME_HEAD + 4
+    if p == NULL:
+        h2_fail(h, H2_INTERNAL_ERROR, b"out of memory")
+        return
+    put_u32(h2_head_put(p, 4, H2_RST_STREAM, 0, sid), code)
+    h2_made(h, H2_FRAME_HEAD + 4)
+    h.out_control += H2_FRAME_HEAD + 4
 
 
 cdef void h2_reset(H2Stream *s, uint32_t code) noexcept nogil:
@@ -274,7 +276,7 @@ cdef int put_head(H2Stream *s, const Msg *m, const Hdr *t, int nt, bint end) noe
         rc = put_block(h, s.id, p, <uint32_t>(q - p), flags)
     block_free(h.bufs, b)
     if rc != FM_OK:
-        h2_fail(h, 2, b"a head could not be written")
+        h2_fail(h, H2_INTERNAL_ERROR, b"a head could not be written")
         return rc
     step(s, HE_SEND_HEADERS)
     if end:
@@ -294,19 +296,22 @@ cdef bint fits_list(H2 *h, const Msg *m) noexcept nogil:
 
 
 cdef int h2_send_head(H2Stream *s, const Msg *m, bint end) noexcept nogil:
+    cdef int rc
     if h2_stream_event(s.state, HE_SEND_HEADERS) < 0 or s.h.flags & HF2_FAILED:
         return FM_EOF
     if not fits_list(s.h, m):
         return FM_EHEAD
+    rc = put_head(s, m, NULL, 0, end)
+    if rc != FM_OK:
+        return rc
     if m.flags & MF_RESPONSE:
         if m.status >= 200:
             s.flags |= HSF_HEAD_SENT
-    else:
-        if m.method == M_HEAD:
-            s.flags |= HSF_HEAD_REQ
-        elif m.method == M_CONNECT:
-            s.flags |= HSF_CONNECT
-    return put_head(s, m, NULL, 0, end)
+    elif m.method == M_HEAD:
+        s.flags |= HSF_HEAD_REQ
+    elif m.method == M_CONNECT:
+        s.flags |= HSF_CONNECT
+    return FM_OK
 
 
 cdef inline uint32_t allowed(const H2Stream *s) noexcept nogil:
@@ -433,6 +438,7 @@ cdef int h2_send_end(H2Stream *s) noexcept nogil:
 
 cdef int h2_send_trailers(H2Stream *s, const Hdr *t, int n) noexcept nogil:
     cdef Msg m
+    cdef Block *kept
     cdef int i
     if n == 0:
         return h2_send_end(s)
@@ -440,14 +446,18 @@ cdef int h2_send_trailers(H2Stream *s, const Hdr *t, int n) noexcept nogil:
         return FM_EOF
     if s.out_n == 0:
         return put_head(s, NULL, t, n, True)
+    if n > MSG_CAP_HEADERS:
+        return FM_EHEAD
     msg_reset(&m, 0)
     for i in range(n):
         m.hdr[i] = t[i]
     m.nhdr = <uint32_t>n
-    s.trailers = block_new(s.h.bufs, msg_kept_size(&m))
-    if s.trailers == NULL or s.trailers.cap < msg_kept_size(&m):
+    kept = block_new(s.h.bufs, msg_kept_size(&m))
+    if kept == NULL or kept.cap < msg_kept_size(&m):
+        block_free(s.h.bufs, kept)
         return FM_ENOMEM
-    s.trailers.end = msg_keep(&m, block_data(s.trailers))
+    kept.end = msg_keep(&m, block_data(kept))
+    s.trailers = kept
     s.flags |= HSF_END_QUEUED
     return FM_OK
 
@@ -493,12 +503,19 @@ cdef void ran_empty(H2Stream *s) noexcept nogil:
     # nothing waits any more: the trailers, or whoever has more to give
     cdef Msg m
     cdef Block *kept = s.trailers
+    cdef int rc
     if kept != NULL:
         s.trailers = NULL
         s.flags &= ~<uint32_t>HSF_END_QUEUED
         msg_load(&m, block_data(kept))
-        put_head(s, NULL, m.hdr, <int>m.nhdr, True)
+        rc = put_head(s, NULL, m.hdr, <int>m.nhdr, True)
         block_free(s.h.bufs, kept)
+        if rc != FM_OK and not s.h.flags & HF2_FAILED:
+            # their owner has let them go: he would wait for an end that never comes
+            h2_reset(s, H2_INTERNAL_ERROR)
+            h2_stream_over(s, H2_INTERNAL_ERROR, False)
+        if rc != FM_OK:
+            return
     if s.flags & HSF_WAITING:
         s.flags &= ~<uint32_t>HSF_WAITING
         s.h.ops.writable(s.h, s)

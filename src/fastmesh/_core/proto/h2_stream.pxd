@@ -4,7 +4,8 @@ A H2 is one connection's protocol state in either role; it knows no socket, no c
 a chain of Blocks (h2_take), events are told by H2Ops. Whoever owns it gives it its pools.
 
 Streams live in `streams` (hash by id) from the frame that opens them until they are closed and their owner has let go
-(h2_stream_release). A stream that was reset or ended is remembered only as "below the highest id that was used".
+(h2_stream_release). Of those that have gone, the last H2_GONE ids are remembered with two bits each (h2_stream_gone); of older ones nothing is
+known, and what still comes on them is ignored: it may have been on its way when we reset them.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from fastmesh._core.base.buf cimport Block, BufPool
@@ -43,16 +44,20 @@ cdef enum:  # H2Stream.flags
     HSF_CONNECT = 64             # CONNECT: DATA has no length to keep
     HSF_WAITING = 128            # the owner wants ops.writable when its unsent bytes have gone
     HSF_RESET = 256              # we reset it
+    HSF_IN_END = 512             # the owner's: END_STREAM (or the kept trailers) follows the kept input
+    HSF_AWAKE = 1024             # the owner's: in its list of streams to look at again
+    HSF_REFUSED = 2048           # the owner's: the peer has not seen it
+    HSF_BROKEN = 4096            # the owner's: it cannot go on, and its exchange has yet to be told
 
-cdef struct H2Stream:            # pool of the worker; 128 bytes
+cdef struct H2Stream:            # pool of the worker
     H2 *h
-    void *owner                  # the exchange; NULL: nobody is interested any more
+    void *owner                  # the exchange, set in ops.head (server) or behind h2_open (client); who lets go calls h2_drop
     H2Stream *hnext              # next in the hash bucket
     H2Stream *qnext              # sendq: round robin
     H2Stream *qprev
     uint32_t id
     uint8_t state                # HS_*
-    uint8_t reserved
+    uint8_t interim              # 1xx answers so far
     uint16_t flags               # HSF_*
     int64_t send_window          # may be negative (RFC 9113 6.9.2)
     int64_t recv_window          # what the peer may still send
@@ -61,18 +66,29 @@ cdef struct H2Stream:            # pool of the worker; 128 bytes
     uint32_t out_n               # unsent bytes in `out`
     Block *out                   # unsent DATA, FIFO
     Block *trailers              # encoded only when they go: a kept head (msg_keep_fields)
+    # the owner's, given back with the stream
+    Block *inp                   # input that the other side does not take yet, FIFO
+    Block *in_trailers           # a trailer section behind it: a kept head
+    uint32_t in_n                # bytes of inp: not credited yet
+    uint32_t moved               # low bits of the ms when something last moved
+    H2Stream *wnext              # list of streams to look at again
+    H2Stream *wprev
 
 cdef struct H2Ops:               # events; each may reset, end or send on any stream, never free the H2
     void (*head)(H2 *h, H2Stream *s, Msg *m, bint end) noexcept nogil
     # ^ A request (server: s is new, owner NULL) or a response head, 1xx included (client). m is h.msg: valid during the call.
+    #   Who takes a request sets s.owner before it returns. A stream that is left without one is no one's to read, to end or to release:
+    #   it is dropped behind the call, with REFUSED_STREAM, or INTERNAL_ERROR when a head was sent on it.
     void (*data)(H2 *h, H2Stream *s, const char *p, uint32_t n, bint end) noexcept nogil
     # ^ n may be 0 with end. Borrowed during the call. The receiver gives credit with h2_credit when the bytes are used up.
     void (*trailers)(H2 *h, H2Stream *s, const Hdr *t, int n) noexcept nogil
     # ^ They end the stream's input.
     void (*refused)(H2 *h, H2Stream *s, int code) noexcept nogil
-    # ^ Server: a request that is answered with a status instead of a reset: FM_EHEAD (431), FM_ETARGET (414). s is new; input after it is thrown away.
+    # ^ Server: a request that is answered with a status instead of a reset: FM_EHEAD (431), FM_ETARGET (414), FM_EMETHOD (501), FM_EEXPECT (417).
+    #   s is new and to be taken as in head.
     void (*reset)(H2 *h, H2Stream *s, uint32_t code, bint remote) noexcept nogil
-    # ^ The stream is over: RST_STREAM came (remote), or an error of the stream made us send one. s.owner is let go by the receiver.
+    # ^ The stream is over: RST_STREAM came (remote), or an error of the stream made us send one, as does trailers that no memory was left for
+    #   when their turn came (h2_pump; INTERNAL_ERROR). The receiver lets go.
     void (*writable)(H2 *h, H2Stream *s) noexcept nogil
     # ^ After HSF_WAITING: all that was given has been framed.
     void (*goaway)(H2 *h, uint32_t last, uint32_t code) noexcept nogil
@@ -89,7 +105,7 @@ cdef struct H2Peer:              # the other side's settings, RFC 9113 6.5.2's d
     uint8_t seen                 # its first SETTINGS have come
     uint8_t reserved[2]
 
-cdef struct H2Limits:            # ours; h2_recv.pxd has defaults and reasons
+cdef struct H2Limits:            # ours; h2_limits.pxd has defaults and reasons
     uint32_t max_streams
     uint32_t stream_window
     uint32_t conn_window
@@ -156,8 +172,9 @@ cdef struct H2:
     uint32_t updates             # WINDOW_UPDATEs
     uint32_t data_sent           # DATA frames sent: what window updates are measured against
     uint32_t opened              # streams that the peer opened: what resets are measured against
-    uint32_t gone_at
-    uint32_t gone[32]            # ids of the streams that ended last: id << 1 | 1 if we reset it (what is on its way then is ignored)
+    uint32_t late                # heads that may still come on streams that we reset
+    uint32_t gone_top            # highest id that has gone
+    uint8_t gone[128]            # HG_* of the H2_GONE ids up to it, two bits each
 
 cdef enum:  # H2.stats: what is counted; ST_H2 of shm/stats.pxd has room for them, in this order
     H2N_CX = 0                   # connections
@@ -170,7 +187,7 @@ cdef enum:  # H2.stats: what is counted; ST_H2 of shm/stats.pxd has room for the
     H2N_MALFORMED                # messages refused (stream errors of kind PROTOCOL_ERROR)
     H2N_PROTOCOL                 # connection errors: PROTOCOL_ERROR, FRAME_SIZE_ERROR, STREAM_CLOSED, COMPRESSION_ERROR
     H2N_FLOW                     # FLOW_CONTROL_ERROR of a stream or connection
-    H2N_HEADER_LIST              # heads above MSG_MAX_HEAD or MSG_MAX_HEADERS
+    H2N_HEADER_LIST              # requests above MSG_MAX_HEAD or MSG_MAX_HEADERS
     H2N_RAPID_RESET              # limits: H2_RESETS_IN
     H2N_MADE_RESET               # H2_RESETS_OUT
     H2N_CONTINUATIONS            # H2_CONTINUATIONS or a header block above MSG_MAX_HEAD
@@ -182,7 +199,15 @@ cdef enum:  # H2.stats: what is counted; ST_H2 of shm/stats.pxd has room for the
     H2N_STALLED                  # streams ended because their window stayed shut (stream idle timeout)
     H2N_N                        # must be last
 
+cdef enum:  # h2_stream_gone
+    HG_UNUSED = 0                # never used, or not gone
+    HG_ENDED                     # both sides had ended it, or the peer had reset it: nothing may come
+    HG_RESET                     # by us: what was on its way is ignored
+    HG_FORGOTTEN                 # any of the above, long ago
+
 cdef enum:
+    H2_GONE = 512                # ids that are remembered: only the errors of a peer that breaks the rules depend on it
+    H2_LATE_HEADS = 3            # on a stream that we reset: an interim head, the head, trailers
     H2_ARENA = 98304             # more than MSG_MAX_HEAD: decoded strings of one head, names made
 
 cdef inline void h2_count(H2 *h, int n) noexcept nogil:
@@ -202,12 +227,16 @@ cdef void h2_stream_close(H2Stream *s) noexcept nogil
 """To HS_CLOSED: no longer counted, unsent bytes thrown away. The struct stays until h2_stream_release."""
 cdef void h2_stream_release(H2Stream *s) noexcept nogil
 """A closed stream goes: out of the hash and back into the pool. (h2_drop of h2_send closes it first.)"""
+cdef void h2_stream_over(H2Stream *s, uint32_t code, bint remote) noexcept nogil
+"""A closed stream that its owner is told of (ops.reset); s is gone if it had none."""
 cdef int h2_stream_gone(const H2 *h, uint32_t sid) noexcept nogil
-"""Of a stream that is no more: 2 we reset it, 1 it ended, 0 that is not known (long ago, or it was never used)."""
+"""HG_* of an id that is not in the hash."""
 cdef void h2_stream_forget(H2 *h, uint32_t sid, bint by_reset) noexcept nogil
-"""Remember that it has gone."""
+"""Remember that it has gone; by_reset: frames of it may still be on their way."""
 cdef void h2_queue_put(H2Stream *s) noexcept nogil
 """To the end of sendq, once."""
 cdef void h2_queue_take(H2Stream *s) noexcept nogil
 cdef H2Stream *h2_stream_any(H2 *h) noexcept nogil
 """Some stream, or NULL: to tell all owners of a dead connection."""
+cdef H2Stream *h2_stream_stale(H2 *h, uint32_t now, uint32_t span) noexcept nogil
+"""Some stream that has not moved (H2Stream.moved) for span ms, or NULL."""

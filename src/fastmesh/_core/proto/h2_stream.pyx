@@ -30,6 +30,7 @@ cdef extern from *:
 cdef enum:
     BUCKETS_FIRST = 64
     BUCKETS_MOST = 4096          # 32 KiB; with more streams the chains get longer
+    LATE_MOST = 1 << 20          # more heads than can be on their way
     STREAMS_UNTOLD = 100         # client: what we take for the peer's limit until its SETTINGS come (RFC 9113 6.5.2's advice)
 
 
@@ -129,6 +130,18 @@ cdef H2Stream *h2_stream_any(H2 *h) noexcept nogil:
     return NULL
 
 
+cdef H2Stream *h2_stream_stale(H2 *h, uint32_t now, uint32_t span) noexcept nogil:
+    cdef H2Stream *s
+    cdef uint32_t i
+    for i in range(h.buckets):
+        s = h.table[i]
+        while s != NULL:
+            if now - s.moved >= span:
+                return s
+            s = s.hnext
+    return NULL
+
+
 cdef H2Stream *h2_stream_new(H2 *h, uint32_t sid) noexcept nogil:
     cdef H2Stream *s
     cdef uint32_t k
@@ -185,16 +198,39 @@ cdef void h2_queue_put(H2Stream *s) noexcept nogil:
 
 
 cdef int h2_stream_gone(const H2 *h, uint32_t sid) noexcept nogil:
-    cdef uint32_t i
-    for i in range(32):
-        if h.gone[i] >> 1 == sid:
-            return 2 if h.gone[i] & 1 else 1
-    return 0
+    cdef uint32_t i = sid >> 1 & (H2_GONE - 1)
+    if sid > h.gone_top:
+        return HG_UNUSED
+    if h.gone_top - sid >= 2 * H2_GONE:
+        return HG_FORGOTTEN
+    return h.gone[i >> 2] >> 2 * (i & 3) & 3
+
+
+cdef inline void set_gone(H2 *h, uint32_t sid, int how) noexcept nogil:
+    cdef uint32_t i = sid >> 1 & (H2_GONE - 1)
+    cdef uint32_t shift = 2 * (i & 3)
+    h.gone[i >> 2] = <uint8_t>((h.gone[i >> 2] & ~(3 << shift)) | how << shift)
 
 
 cdef void h2_stream_forget(H2 *h, uint32_t sid, bint by_reset) noexcept nogil:
-    h.gone[h.gone_at & 31] = sid << 1 | by_reset
-    h.gone_at += 1
+    # only the client's ids, which are odd, are ever used: nobody pushes
+    if by_reset and h.late < LATE_MOST:
+        h.late += H2_LATE_HEADS
+    if sid > h.gone_top and sid - h.gone_top >= 2 * H2_GONE:
+        memset(h.gone, 0, sizeof(h.gone))
+        h.gone_top = sid
+    while h.gone_top < sid:
+        h.gone_top += 2 if h.gone_top else 1
+        set_gone(h, h.gone_top, HG_UNUSED)
+    if h.gone_top - sid < 2 * H2_GONE:
+        set_gone(h, sid, HG_RESET if by_reset else HG_ENDED)
+
+
+cdef void h2_stream_over(H2Stream *s, uint32_t code, bint remote) noexcept nogil:
+    if s.owner == NULL:
+        h2_stream_release(s)
+    else:
+        s.h.ops.reset(s.h, s, code, remote)
 
 
 cdef void h2_stream_close(H2Stream *s) noexcept nogil:
@@ -217,10 +253,12 @@ cdef void h2_stream_close(H2Stream *s) noexcept nogil:
 cdef void h2_stream_release(H2Stream *s) noexcept nogil:
     cdef H2 *h = s.h
     cdef H2Stream **at = &h.table[bucket_of(h, s.id)]
-    h2_stream_forget(h, s.id, s.flags & HSF_RESET != 0)  # a bint is an int here: 256 would end up in the id
+    h2_stream_forget(h, s.id, s.flags & HSF_RESET != 0)
     while at[0] != s:
         at = &at[0].hnext
     at[0] = s.hnext
+    block_free_all(h.bufs, s.inp)
+    block_free(h.bufs, s.in_trailers)
     pool_put(h.pool, s)
     h.nstreams -= 1
     if h.nstreams == 0:

@@ -102,6 +102,7 @@ cdef enum:  # Msg.flags, set by the head parser from the head alone
     MF_TE_TRAILERS = 256       # TE: trailers was said
     MF_HTTPS = 512             # absolute form with https; :scheme https
     MF_PROTOCOL = 1024         # extended CONNECT (RFC 8441): Msg.protocol is set
+    MF_NEVER = 2048            # one of :method, :scheme, :path, :protocol, :status came as a never-indexed literal: they all leave as such
 
 cdef enum:  # Msg.body: how the body's end is found (RFC 9112 section 6.3)
     BODY_NONE = 0

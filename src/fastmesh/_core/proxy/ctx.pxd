@@ -1,4 +1,4 @@
-"""What a worker owns (L3): Worker, Exchange and the HTTP/1 codecs' state, and the ops between them. Types only.
+"""What a worker owns (L3): Worker, Exchange and the codecs' state, and the ops between them. Types only.
 
 An Exchange is one request and its answer. It speaks to its downstream codec through DownOps and to its upstream codec through UpOps, and
 both codecs report to it through the functions of exchange.pxd: which HTTP version either side speaks is nobody else's business.
@@ -13,6 +13,7 @@ from fastmesh._core.net.reactor cimport Reactor, Source, Task
 from fastmesh._core.net.sock cimport Addr
 from fastmesh._core.net.tls_ctx cimport TlsCtx
 from fastmesh._core.proto.h1_body cimport H1Body
+from fastmesh._core.proto.h2_stream cimport H2, H2Ops, H2Stream
 from fastmesh._core.proto.msg cimport Hdr, Msg
 from fastmesh._core.shm.segment cimport SegMap
 from fastmesh._core.shm.snapshot cimport Snap
@@ -52,11 +53,14 @@ cdef struct ListenerState:
     Task task                    # accept on
     Timer retry                  # after running out of descriptors
 
-cdef struct UpPool:              # one endpoint's idle connections, newest first
-    H1c *idle
+cdef struct UpPool:              # one endpoint's connections
+    H1c *idle                    # HTTP/1: idle ones, newest first
+    H2c *shared                  # HTTP/2, or being dialled and not decided yet: all that take requests
     uint64_t tag                 # SnapEndpoint.tag
+    uint64_t h1_policy           # tls_policy under which it chose HTTP/1.1 although HTTP/2 was offered; 0: not seen
     uint32_t count               # connections of this endpoint, in use and idle
     uint32_t nidle
+    uint32_t unlisted            # scratch of upstream_sweep
     uint32_t keep_ms             # the shortest time after which this endpoint closed an idle connection; 0: not seen
     uint32_t avoided             # idle connections that were left alone because of it
 
@@ -74,17 +78,22 @@ cdef struct Worker:
     uint32_t npools              # above this index none has been used yet
     uint32_t *rr                 # [EP_CELLS]
     Pool exchanges
-    Pool downs
-    Pool ups
+    Pool downs                   # H1s
+    Pool h2_downs                # H2s
+    Pool ups                     # H1c
+    Pool h2_ups                  # H2c
+    Pool streams                 # H2Stream, of both sides
     Exchange *dead_ex
     Down *dead_down
     H1c *dead_up
+    H2c *dead_h2_up
     Down *downs_head             # all downstream connections
     Msg req                      # the head that is being read; scratch within a turn
     Msg resp
     Msg again                    # a kept request head that is sent once more
     char *hbuf                   # header values made for the head at hand: HBUF_BYTES, reused for each head
     uint32_t hused
+    char *arena                  # H2_ARENA bytes: strings of the HTTP/2 head at hand
     uint32_t listening           # connections are accepted
     uint32_t draining
     uint64_t drain_deadline_ms
@@ -97,8 +106,12 @@ cdef struct Worker:
     Timer first_timer            # ends the wait for the first config
     ListenerState unconfigured   # stands for a listener that no config speaks of: nothing that comes by it is ever routed
     const DownOps *h1_down
+    const DownOps *h2_down
     const UpOps *h1_up
+    const UpOps *h2_up
+    const UpOps *h2_wait         # of an exchange whose connection is being dialled
     const ConnOps *up_conn_ops
+    const ConnOps *h2_conn_ops   # of an H2c
     const ConnOps *down_conn_ops
 
 cdef enum:  # Exchange.phase, in order; a retry goes back to PICK
@@ -122,6 +135,8 @@ cdef enum:  # Exchange.flags
     XF_UP_FROM_REUSE = 2048      # one immediate repeat after a dead reused connection has been made
     XF_LOG = 4096
     XF_IDEMPOTENT = 8192         # RFC 9110 9.2.2: may be repeated though the upstream may have seen it
+    XF_GRPC = 16384              # a gRPC call
+    XF_GRPC_TIMEOUT = 32768      # ... with a deadline of its own
 
 cdef struct DownOps:             # what an exchange asks of its client's side
     int (*head)(Exchange *ex, Msg *m) noexcept nogil
@@ -163,8 +178,10 @@ cdef struct Plan:                # what the route said, copied
 cdef struct Exchange:
     Worker *w
     Exchange *next_dead
+    Exchange *wait_next          # H2c.waiting
+    Exchange *wait_prev
     void *down                   # the codec's: H1s, or a stream; NULL once the client is gone
-    void *up                     # H1c, or a stream; NULL: none
+    void *up                     # H1c, a stream, or the H2c that is being dialled; NULL: none
     const DownOps *dops
     const UpOps *uops            # of `up`
     Block *req                   # the request head (msg_keep), until it cannot be asked for again
@@ -200,6 +217,7 @@ cdef struct Exchange:
     uint64_t head_rx
     uint16_t log_n[11]
     uint8_t trace_id[16]
+    char timeout_text[12]        # the grpc-timeout that this attempt is sent with
     Addr peer_addr               # the downstream peer
     Addr upstream_addr           # of the endpoint in use, or the last one
 
@@ -251,6 +269,64 @@ cdef struct H1s:                 # server side of a downstream HTTP/1 connection
     uint32_t requests
     int64_t out_left             # OUT_LENGTH: bytes still to send
     H1Body body
+
+cdef struct H2IoOps:             # what an HTTP/2 connection tells the side that it belongs to
+    void (*stream)(H2Io *io, H2Stream *s) noexcept nogil
+    # ^ One that was woken: its kept input may flow, or it is broken.
+    void (*over)(H2Io *io, int code) noexcept nogil
+    # ^ Nothing comes any more: FM_EH2 (GOAWAY is ready to go), FM_EOF, FM_ERESET, FM_ETLS*, FM_ENOMEM. The owner ends it.
+    void (*turn)(H2Io *io) noexcept nogil
+    # ^ At the end of a turn in which it did something.
+
+cdef struct H2Io:                # an HTTP/2 connection on its Conn, whichever side (proxy/h2_io.pyx)
+    Worker *w
+    Conn *conn                   # NULL: gone
+    void *owner                  # H2s or H2c
+    const H2IoOps *ops
+    Task task                    # output and woken streams: once a turn
+    H2Stream *wake               # streams to look at again
+    H2Stream *wake_last
+    H2 h
+
+cdef struct H2s:                 # server side of a downstream HTTP/2 connection
+    Worker *w
+    Conn *conn
+    Down *next
+    Down *prev
+    Down *next_dead
+    ListenerState *listener
+    uint8_t version
+    uint8_t security
+    uint16_t peer
+    uint64_t quiet_since         # ms: when the last stream ended; 0: there are streams
+    H2Io io
+
+cdef enum:  # H2c.state
+    HC_CONNECT = 0               # being dialled; with TLS it may yet turn out to be HTTP/1
+    HC_OPEN
+    HC_LEAVING                   # no new requests: GOAWAY, ids used up, another policy, the endpoint is gone
+    HC_GONE
+
+cdef struct H2c:                 # client side of an upstream HTTP/2 connection
+    H2Io io
+    H2c *next                    # UpPool.shared, while it takes requests
+    H2c *prev
+    H2c *next_dead
+    Exchange *waiting            # for the dial, oldest first
+    Exchange *waiting_last
+    uint32_t nwaiting
+    uint32_t cell
+    uint8_t state                # HC_*
+    uint8_t link                 # the mesh link: ALPN "fastmesh"
+    uint8_t only_h2              # HTTP/1.1 is not offered: it is HTTP/2 whatever ALPN says (Envoy's explicit HTTP/2)
+    uint8_t pinged               # a PING is on its way and nothing has come since
+    uint32_t requests
+    uint32_t most_requests       # of this connection; 0: no limit
+    uint32_t most_streams        # DestinationRule's maxConcurrentStreams; 0: none
+    uint32_t idle_ms
+    uint64_t tag
+    uint64_t tls_policy
+    uint64_t heard               # Conn.rx when the keep-alive timer last looked
 
 cdef enum:  # H1c.state
     C_CONNECT = 0

@@ -7,6 +7,8 @@ cdef void down_begin(Down *d, Worker *w, ListenerState *l, int version) noexcept
 """A codec's new connection (its first members are a Down): into the list, counted."""
 cdef void down_end(Down *d) noexcept nogil
 """The codec lets go of the connection: out of the list; the object goes back to its pool at the end of the turn."""
+cdef void down_handover(Down *from_, Down *to, int version) noexcept nogil
+"""Another codec takes the connection over: to has its place in the list; from_ goes back to its pool at the end of the turn."""
 cdef void down_secured(Down *d) noexcept nogil
 """The connection is up: security and the peer's identity from TLS."""
 cdef void down_unsecured(const Conn *c, Worker *w, int code) noexcept nogil

@@ -4,7 +4,7 @@ from fastmesh._core.base.err cimport FM_ETLS, FM_ETLS_CERT, FM_ETLS_IDENTITY
 from fastmesh._core.base.pool cimport pool_put
 from fastmesh._core.net.conn cimport CONN_HANDSHAKE, CONN_SNIFF, Conn
 from fastmesh._core.net.tls cimport tls_has_peer_cert, tls_peer_id, tls_resumed
-from fastmesh._core.proxy.ctx cimport Down, ListenerState, Worker
+from fastmesh._core.proxy.ctx cimport DOWN_H1, Down, H2s, ListenerState, Worker
 from fastmesh._core.shm.snapshot cimport TLS_STRICT
 from fastmesh._core.shm.stats cimport (
     SEC_MTLS, SEC_NONE, SEC_TLS, ST_BYTES_RX, ST_BYTES_TX, ST_TLS_ACCEPT, ST_TLS_ACCEPT_FAIL, ST_TLS_ACCEPT_RESUMED, ST_TLS_PEER_CERT,
@@ -23,6 +23,27 @@ cdef void down_begin(Down *d, Worker *w, ListenerState *l, int version) noexcept
     w.seg.slot.connections += 1
 
 
+cdef void down_handover(Down *from_, Down *to, int version) noexcept nogil:
+    cdef Worker *w = from_.w
+    to.w = w
+    to.conn = from_.conn
+    to.listener = from_.listener
+    to.version = <uint8_t>version
+    to.security = from_.security
+    to.peer = from_.peer
+    to.prev = from_.prev
+    to.next = from_.next
+    if to.prev != NULL:
+        to.prev.next = to
+    else:
+        w.downs_head = to
+    if to.next != NULL:
+        to.next.prev = to
+    from_.conn = NULL
+    from_.next_dead = w.dead_down
+    w.dead_down = from_
+
+
 cdef void down_end(Down *d) noexcept nogil:
     cdef Worker *w = d.w
     d.conn = NULL
@@ -38,11 +59,20 @@ cdef void down_end(Down *d) noexcept nogil:
 
 
 cdef void down_reap(Worker *w) noexcept nogil:
-    cdef Down *d
-    while w.dead_down != NULL:
-        d = w.dead_down
-        w.dead_down = d.next_dead
-        pool_put(&w.downs, d)
+    # one whose task is still queued waits for it: the task list holds its address
+    cdef Down *d = w.dead_down
+    cdef Down *nxt
+    w.dead_down = NULL
+    while d != NULL:
+        nxt = d.next_dead
+        if d.version == DOWN_H1:
+            pool_put(&w.downs, d)
+        elif (<H2s *>d).io.task.queued:
+            d.next_dead = w.dead_down
+            w.dead_down = d
+        else:
+            pool_put(&w.h2_downs, d)
+        d = nxt
 
 
 cdef void down_secured(Down *d) noexcept nogil:

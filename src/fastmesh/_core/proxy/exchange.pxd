@@ -12,8 +12,8 @@ cdef Exchange *exchange_new(Worker *w, const DownOps *ops, void *down, const Lis
 """NULL at a cap."""
 cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil
 """A request head. When this returns, the exchange is on its way upstream, or has been answered and may be finished."""
-cdef void exchange_refuse(Exchange *ex, int code) noexcept nogil
-"""A request that the codec refused: answer it and finish."""
+cdef void exchange_refuse(Exchange *ex, const Msg *m, int code) noexcept nogil
+"""A request that the codec refused: answer it and finish. m: its head, or NULL: there is none that could be read."""
 cdef bint exchange_wants_body(Exchange *ex) noexcept nogil
 cdef void exchange_request_data(Exchange *ex, const Slice *v, int n) noexcept nogil
 cdef void exchange_request_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil
@@ -21,11 +21,15 @@ cdef void exchange_request_bad(Exchange *ex, int code) noexcept nogil
 """The request's body is malformed."""
 cdef void exchange_down_closed(Exchange *ex) noexcept nogil
 """The client has gone."""
+cdef void exchange_down_reset(Exchange *ex, uint32_t code, bint remote) noexcept nogil
+"""HTTP/2: the client's stream was reset with code, by the client (remote) or for what it did; the codec has let go of ex.down before."""
 cdef void exchange_down_idle(Exchange *ex) noexcept nogil
 """Nothing has moved for too long."""
 cdef void exchange_up_ready(Exchange *ex) noexcept nogil
+cdef void exchange_up_other(Exchange *ex) noexcept nogil
+"""The connection that it waited for is another's: choose again. The codec has let go of ex.up before."""
 cdef void exchange_up_failed(Exchange *ex, int code) noexcept nogil
-"""RE_CONNECT*, RE_UP_*: the upstream connection is no more (the codec drops it after this returns)."""
+"""RE_CONNECT*, RE_UP_*: the upstream connection or stream is no more (the codec drops it after this returns)."""
 cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil
 cdef void exchange_response_data(Exchange *ex, const Slice *v, int n) noexcept nogil
 cdef void exchange_response_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil

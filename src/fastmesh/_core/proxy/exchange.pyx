@@ -11,8 +11,9 @@ from fastmesh._core.policy.lb cimport LbView, lb_pick, rng_next
 from fastmesh._core.policy.router cimport RouteMatch, router_match
 from fastmesh._core.proto.hygiene cimport hygiene_request, hygiene_response
 from fastmesh._core.proto.msg cimport (
-    BODY_CHUNKED, BODY_NONE, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg, msg_keep, msg_kept_size,
+    BODY_CHUNKED, BODY_NONE, BODY_TUNNEL, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_PROTOCOL, MF_UPGRADE, Hdr, Msg, msg_keep, msg_kept_size,
     msg_load)
+from fastmesh._core.proxy.call cimport call_begin, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
     PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, REPLAY_BYTES, RETRY_BASE_MS, RETRY_MOST_MS, XF_CHUNKED_REQ, XF_HEAD_SENT,
     XF_IDEMPOTENT, XF_REPLAYABLE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UP_FROM_REUSE, XF_UPGRADE, DownOps,
@@ -20,15 +21,15 @@ from fastmesh._core.proxy.ctx cimport (
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
 from fastmesh._core.proxy.log cimport log_exchange, log_keep_refused, log_keep_request, log_keep_route
 from fastmesh._core.proxy.respond cimport (
-    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_IDLE, RE_NO_CONFIG, RE_TIMEOUT, RE_UP_PROTOCOL, RE_UP_RESET, RE_UP_TLS, respond_direct,
+    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_IDLE, RE_NO_CONFIG, RE_TIMEOUT, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET, RE_UP_RST, RE_UP_TLS, respond_direct,
     respond_error, respond_https, respond_redirect)
 from fastmesh._core.proxy.upstream cimport upstream_acquire
 from fastmesh._core.shm.snapshot cimport (
-    ACT_DIRECT, ACT_REDIRECT, L_GATEWAY, L_INBOUND, LF_HTTPS_REDIRECT, RO_CONNECT_FAILURE, RO_RESET_BEFORE_REQUEST, SNAP_NONE, SnapCluster,
-    SnapEndpoint, snap_cluster, snap_str)
+    ACT_DIRECT, ACT_REDIRECT, L_GATEWAY, L_INBOUND, LF_HTTPS_REDIRECT, RO_CONNECT_FAILURE, RO_REFUSED_STREAM, RO_RESET_BEFORE_REQUEST,
+    SNAP_NONE, SnapCluster, SnapEndpoint, snap_cluster, snap_str)
 from fastmesh._core.shm.stats cimport (
-    DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_SI, RF_UC, RF_UPE, RF_URX, RF_UT, SEC_NONE, ST_POOL_FULL, ST_RQ_DC, ST_RQ_RETRY, ST_RQ_RETRY_REUSED,
-    ST_RQ_TIMEOUT, ST_RQ_TOTAL, ST_RQ_UPGRADE, ST_RQ_UPSTREAM_TRUNCATED, stat_inc)
+    DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_SI, RF_UC, RF_UPE, RF_UR, RF_URX, RF_UT, SEC_NONE, ST_POOL_FULL, ST_RQ_BAD,
+    ST_RQ_DC, ST_RQ_RETRY, ST_RQ_RETRY_REUSED, ST_RQ_TIMEOUT, ST_RQ_TOTAL, ST_RQ_UPGRADE, ST_RQ_UPSTREAM_TRUNCATED, stat_inc)
 
 
 # ---- new, end --------------------------------------------------------------------------------------------------------------------
@@ -116,9 +117,14 @@ cdef void answer(Exchange *ex, int code) noexcept nogil:
 
 # ---- HEAD ------------------------------------------------------------------------------------------------------------------------
 
-cdef void exchange_refuse(Exchange *ex, int code) noexcept nogil:
+cdef void exchange_refuse(Exchange *ex, const Msg *m, int code) noexcept nogil:
     stat_inc(ex.w.seg.stats, ST_RQ_TOTAL)
-    log_keep_refused(ex)
+    if m != NULL:
+        ex.method = m.method
+        call_begin(ex, m)
+        log_keep_request(ex, m)
+    else:
+        log_keep_refused(ex)
     answer(ex, code)
 
 
@@ -137,12 +143,13 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     ex.head_rx = m.head_n
     if m.body == BODY_CHUNKED:
         ex.flags |= XF_CHUNKED_REQ
+    call_begin(ex, m)
     rc = hygiene_request(m, (m.flags & MF_UPGRADE) != 0 and m.body == BODY_NONE)
     if rc != FM_OK:
         log_keep_request(ex, m)
         answer(ex, rc)
         return
-    if m.flags & MF_UPGRADE and m.body == BODY_NONE:
+    if m.flags & MF_PROTOCOL or (m.flags & MF_UPGRADE and m.body == BODY_NONE):
         ex.flags |= XF_UPGRADE
     if w.snap.h == NULL or l.table == SNAP_NONE:
         log_keep_request(ex, m)
@@ -198,8 +205,12 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     if rc != FM_OK:
         answer(ex, rc)
         return
-    if ex.plan.timeout_ms:
+    if ex.plan.timeout_ms and (ex.deadline_ms == 0 or w.r.now_ms + ex.plan.timeout_ms < ex.deadline_ms):
         ex.deadline_ms = w.r.now_ms + ex.plan.timeout_ms
+    if ex.deadline_ms:
+        if w.r.now_ms >= ex.deadline_ms:
+            answer(ex, RE_TIMEOUT)  # a call whose time was over before it came
+            return
         timer_set(&w.r.wheel, &ex.timer, ex.deadline_ms)
     if m.body == BODY_NONE:
         ex.flags |= XF_REQ_END
@@ -216,6 +227,7 @@ cdef void pick(Exchange *ex, Msg *m, bint fresh) noexcept nogil:
     cdef LbView v
     cdef int rc
     ex.phase = PH_PICK
+    ex.h2_error = 0
     endpoint_leave(ex)
     ex.cell = SNAP_NONE
     c = snap_cluster(&w.snap, ex.plan.cluster) if w.snap.h != NULL else NULL
@@ -254,6 +266,12 @@ cdef void exchange_up_ready(Exchange *ex) noexcept nogil:
     send_request(ex, NULL)
 
 
+cdef void exchange_up_other(Exchange *ex) noexcept nogil:
+    pick(ex, NULL, True)
+    if ex.phase != PH_DONE and ex.up != NULL:
+        ex.uops.flush(ex)
+
+
 cdef void send_request(Exchange *ex, Msg *m) noexcept nogil:
     cdef Block *b = ex.body
     cdef Slice v
@@ -266,6 +284,7 @@ cdef void send_request(Exchange *ex, Msg *m) noexcept nogil:
     if m == NULL:
         m = &ex.w.again
         msg_load(m, block_data(ex.req))
+    call_timeout(ex, m)
     rc = ex.uops.head(ex, m, ex.flags & XF_REQ_END and b == NULL)
     if rc != FM_OK:
         answer(ex, rc)
@@ -294,18 +313,24 @@ cdef bint idempotent(int method) noexcept nogil:
 
 cdef void retry_or_answer(Exchange *ex, int code) noexcept nogil:
     cdef uint32_t wanted = 0
-    cdef uint64_t span
     if code == RE_CONNECT or code == RE_CONNECT_TIMEOUT or code == RE_UP_TLS:
         wanted = RO_CONNECT_FAILURE
     elif code == RE_UP_RESET and not ex.flags & XF_HEAD_SENT:
         wanted = RO_RESET_BEFORE_REQUEST | RO_CONNECT_FAILURE
-    if not wanted & ex.plan.retry_on or not ex.flags & XF_REPLAYABLE or ex.flags & XF_RESP_STARTED:
+    elif code == RE_UP_REFUSED:
+        wanted = RO_REFUSED_STREAM
+    if not retry(ex, wanted):
         answer(ex, code)
-        return
+
+
+cdef bint retry(Exchange *ex, uint32_t wanted) noexcept nogil:
+    # True: it is on its way back to PICK
+    cdef uint64_t span
+    if not wanted & ex.plan.retry_on or not ex.flags & XF_REPLAYABLE or ex.flags & XF_RESP_STARTED:
+        return False
     if ex.tries > ex.plan.retries or ex.tries == 255:
         ex.rf |= RF_URX
-        answer(ex, code)
-        return
+        return False
     if ex.up != NULL:
         ex.uops.abort(ex)
     stat_inc(ex.w.seg.stats, ST_RQ_RETRY)
@@ -317,9 +342,9 @@ cdef void retry_or_answer(Exchange *ex, int code) noexcept nogil:
         span = RETRY_MOST_MS
     ex.phase = PH_PICK
     span = ex.w.r.now_ms + 1 + rng_next(&ex.w.rng) % span
-    if ex.deadline_ms and span >= ex.deadline_ms:
-        return                   # the request's own timer is first
-    timer_set(&ex.w.r.wheel, &ex.timer, span)
+    if ex.deadline_ms == 0 or span < ex.deadline_ms:  # else the request's own timer is first
+        timer_set(&ex.w.r.wheel, &ex.timer, span)
+    return True
 
 
 cdef void exchange_up_failed(Exchange *ex, int code) noexcept nogil:
@@ -329,20 +354,22 @@ cdef void exchange_up_failed(Exchange *ex, int code) noexcept nogil:
         return
     if ex.phase == PH_RESP:
         # the head is downstream: it must not look complete
-        ex.rf |= RF_UPE if code == RE_UP_PROTOCOL else RF_UC
-        ex.details = b"upstream_reset_after_response_started{connection_termination}"
+        ex.rf |= RF_UPE if code == RE_UP_PROTOCOL else (RF_UR if code == RE_UP_RST else RF_UC)
+        ex.details = (b"upstream_reset_after_response_started{remote_reset}" if code == RE_UP_RST
+                      else b"upstream_reset_after_response_started{connection_termination}")
         stat_inc(w.seg.stats, ST_RQ_UPSTREAM_TRUNCATED)
         ex.dops.abort(ex)
         exchange_finish(ex)
         return
-    if code == RE_UP_RESET and ex.flags & XF_REUSED and ex.flags & XF_REPLAYABLE and not ex.flags & XF_UP_FROM_REUSE:
-        # A pooled connection that the upstream had closed. Repeat at once on a fresh one when the request may be repeated: it is
-        # idempotent, or it is known that not one byte of it has reached the other side.
-        unseen = ex.up != NULL and ex.uops.unseen(ex)
-        if ex.flags & XF_IDEMPOTENT or unseen:
+    if code == RE_UP_REFUSED or (code == RE_UP_RESET and ex.flags & XF_REUSED):
+        # A pooled connection that the upstream had closed, or a stream that it has not looked at. Repeat at once on another one when the
+        # request may be repeated: it is idempotent, or it is known that not one byte of it has reached the other side.
+        unseen = code == RE_UP_REFUSED or (ex.up != NULL and ex.uops.unseen(ex))
+        if ex.flags & XF_REPLAYABLE and not ex.flags & XF_UP_FROM_REUSE and (ex.flags & XF_IDEMPOTENT or unseen):
             ex.flags |= XF_UP_FROM_REUSE
             stat_inc(w.seg.stats, ST_RQ_RETRY_REUSED)
-            ex.uops.abort(ex)
+            if ex.up != NULL:
+                ex.uops.abort(ex)
             pick(ex, NULL, True)
             return
     retry_or_answer(ex, code)
@@ -384,6 +411,19 @@ cdef void exchange_down_closed(Exchange *ex) noexcept nogil:
         ex.details = b"downstream_remote_disconnect"
         stat_inc(ex.w.seg.stats, ST_RQ_DC)
     exchange_finish(ex)
+
+
+cdef void exchange_down_reset(Exchange *ex, uint32_t code, bint remote) noexcept nogil:
+    if ex.phase == PH_DONE:
+        return
+    ex.h2_error = code
+    if not remote:
+        ex.rf |= RF_DPE
+        ex.details = b"http2.violation.of.messaging.rule"
+        stat_inc(ex.w.seg.stats, ST_RQ_BAD)
+        exchange_finish(ex)
+        return
+    exchange_down_closed(ex)
 
 
 cdef void exchange_down_idle(Exchange *ex) noexcept nogil:
@@ -456,6 +496,8 @@ cdef void forget_body(Exchange *ex) noexcept nogil:
 # ---- the request's body ----------------------------------------------------------------------------------------------------------
 
 cdef bint exchange_wants_body(Exchange *ex) noexcept nogil:
+    if ex.flags & XF_UPGRADE and not ex.flags & XF_TUNNEL:
+        return False             # nothing is said in the new protocol before the other side has agreed to it
     return ex.flags & XF_HEAD_SENT and ex.up != NULL and not ex.uops.congested(ex)
 
 
@@ -471,7 +513,7 @@ cdef void exchange_request_data(Exchange *ex, const Slice *v, int n) noexcept no
 
 
 cdef void exchange_request_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
-    if ex.phase == PH_DONE or ex.flags & XF_REQ_END:
+    if ex.phase == PH_DONE or (ex.flags & XF_REQ_END and not ex.flags & XF_TUNNEL):
         return
     ex.flags |= XF_REQ_END
     if n:
@@ -497,7 +539,9 @@ cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
             ex.dops.head(ex, m)  # HTTP/1.0 knows no interim answers
             ex.dops.flush(ex)
         return
-    if m.status == 101:
+    if m.body == BODY_NONE and call_status(ex, m.hdr, <int>m.nhdr) and retry(ex, call_retry_on(ex)):
+        return                   # trailers only: the call may be made again
+    if m.status == 101 or m.body == BODY_TUNNEL:
         if not ex.flags & XF_UPGRADE:
             exchange_up_failed(ex, RE_UP_PROTOCOL)
             return
@@ -532,6 +576,7 @@ cdef void exchange_response_end(Exchange *ex, const Hdr *trailers, int n) noexce
     if ex.phase == PH_DONE:
         return
     ex.flags |= XF_RESP_END
+    call_status(ex, trailers, n)
     ex.dops.end(ex, trailers, n)
     ex.t_relay = fm_clock_ns() - ex.w.r.now_ns
     exchange_finish(ex)

@@ -6,7 +6,7 @@ from fastmesh._core.base.sys cimport fm_wall_ns
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.sock cimport addr_text
 from fastmesh._core.proto.msg cimport H_USER_AGENT, H_X_FORWARDED_FOR, H_X_REQUEST_ID, Hdr, Msg, msg_find
-from fastmesh._core.proxy.ctx cimport XF_LOG, Exchange, Worker
+from fastmesh._core.proxy.ctx cimport XF_GRPC, XF_LOG, Exchange, Worker
 from fastmesh._core.shm.ring cimport LogRec
 from fastmesh._core.shm.segment cimport segment_log, segment_log_on
 from fastmesh._core.shm.stats cimport (
@@ -105,6 +105,7 @@ cdef void write_record(Exchange *ex, uint64_t total_us, uint64_t hop_us) noexcep
     rec.minor = ex.minor
     rec.direction = ex.direction
     rec.security = ex.security
+    rec.grpc = ex.grpc
     rec.flags = ex.rf
     rec.attempts = ex.tries
     rec.start_wall_ns = fm_wall_ns() - total_us * 1000
@@ -166,6 +167,8 @@ cdef void log_exchange(Exchange *ex, unsigned long long now_ns) noexcept nogil:
     key.peer = ex.peer
     key.direction = ex.direction
     key.security = ex.security
+    key.protocol = 1 if ex.flags & XF_GRPC else 0
+    key.grpc = ex.grpc
     key.used = 1
     s = series_get(w.seg.series, w.seg.stats, &key)
     s.count += 1

@@ -4,6 +4,7 @@ One exchange at a time: pipelined requests wait in the connection's kept bytes o
 scratch; the gather is flushed before the scratch is read into again or kept bytes are given back.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 from fastmesh._core.base.buf cimport block_data, block_len
 from fastmesh._core.base.err cimport FM_AGAIN, FM_EHEAD, FM_ENOMEM, FM_EOF, FM_ERESET, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
@@ -15,8 +16,11 @@ from fastmesh._core.net.conn cimport (
 from fastmesh._core.net.out cimport conn_congested, conn_flush, conn_made, conn_make, conn_put
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES
 from fastmesh._core.net.sock cimport Addr, sock_reset_on_close
+from fastmesh._core.net.tls cimport tls_speaks
+from fastmesh._core.net.tls_ctx cimport TLS_ALPN_H1, TLS_ALPN_H2, TLS_ALPN_LINK
 from fastmesh._core.proto.h1_body cimport h1_body_feed, h1_body_init, h1_body_request, h1_body_trailers
 from fastmesh._core.proto.h1_head cimport h1_request_head
+from fastmesh._core.proto.h2_frame cimport H2_PREFACE_N, h2_preface
 from fastmesh._core.proto.h1_write cimport (
     Out, h1_last_chunk_size, h1_write_fields, h1_write_last_chunk, h1_write_status_line, out_bytes, out_hex, out_of)
 from fastmesh._core.proto.msg cimport BODY_CHUNKED, BODY_CLOSE, BODY_LENGTH, M_HEAD, MF_CLOSE, MSG_MAX_HEAD, MSG_MAX_HEADERS, Hdr, Msg
@@ -27,6 +31,7 @@ from fastmesh._core.proxy.down cimport down_begin, down_bytes, down_end, down_re
 from fastmesh._core.proxy.exchange cimport (
     exchange_down_closed, exchange_down_idle, exchange_head, exchange_new, exchange_refuse, exchange_request_bad, exchange_request_data,
     exchange_request_end, exchange_wants_body)
+from fastmesh._core.proxy.mux_h2_down cimport h2s_take_over
 from fastmesh._core.proxy.relay cimport relay_full
 from fastmesh._core.proxy.respond cimport RE_HEAD_TIMEOUT, RE_NO_CONFIG, RE_OVERLOAD
 from fastmesh._core.shm.snapshot cimport SNAP_NONE, TLS_DISABLE, TLS_STRICT
@@ -119,10 +124,35 @@ cdef void h1s_cut(H1s *s) noexcept nogil:
 
 cdef void s_ready(Conn *c) noexcept nogil:
     cdef H1s *s = <H1s *>c.owner
+    cdef int speaks
     down_secured(<Down *>s)
+    if c.tls != NULL:
+        speaks = tls_speaks(c.tls)
+        if speaks == TLS_ALPN_H2 or speaks == TLS_ALPN_LINK:
+            s_to_h2(s, NULL, 0, speaks == TLS_ALPN_LINK)
+            return
     conn_deadline(c, s.w.r.now_ms + s.w.opt.header_timeout_ms)
     if c.flags & CF_READABLE:
         s_readable(c)
+
+
+cdef void s_to_h2(H1s *s, const char *p, uint32_t n, bint link) noexcept nogil:
+    # p[0:n]: what was read and is not kept yet
+    cdef Conn *c = s.conn
+    if conn_keep(c, p, n) != FM_OK or not h2s_take_over(<Down *>s, link):
+        stat_inc(s.w.seg.stats, ST_CX_OVERFLOW)
+        s_close(s)
+        return
+    s.state = S_GONE
+
+
+cdef int s_preface(const H1s *s, const char *p, uint32_t n) noexcept nogil:
+    # 1: HTTP/2's, whole; FM_AGAIN: as far as it goes; 0: no. No request begins like it, so the first bytes decide without a timer.
+    if s.requests or p[0] != 80 or memcmp(p, h2_preface(), n if n < H2_PREFACE_N else H2_PREFACE_N) != 0:  # 'P'
+        return 0
+    if s.conn.tls != NULL and tls_speaks(s.conn.tls) == TLS_ALPN_H1:
+        return 0                 # it has agreed on something else
+    return 1 if n >= H2_PREFACE_N else FM_AGAIN
 
 
 cdef void s_failed(Conn *c, int code) noexcept nogil:
@@ -197,7 +227,7 @@ cdef void s_refuse(H1s *s, int code) noexcept nogil:
     s.close = 1
     s.state = S_BODY             # what follows is not read any more
     h1_body_init(&s.body, BODY_CLOSE, -1)
-    exchange_refuse(ex, code)
+    exchange_refuse(ex, NULL, code)
 
 
 cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
@@ -206,7 +236,12 @@ cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
     cdef Msg *m = &w.req
     cdef Exchange *ex
     cdef bint overload = w.r.bufs.held > w.r.bufs.cap - (w.r.bufs.cap >> 4)
-    cdef int rc = h1_request_head(p, n, s.seen, m)
+    cdef int rc = s_preface(s, p, n)
+    if rc == 1:
+        s_to_h2(s, p, n if s.conn.inb == NULL else 0, False)
+        return -1
+    if rc == 0:
+        rc = h1_request_head(p, n, s.seen, m)
     if rc == FM_AGAIN:
         if s.seen == 0:
             conn_deadline(s.conn, w.r.now_ms + w.opt.header_timeout_ms)

@@ -1,7 +1,7 @@
 """HTTP/1 towards upstreams (L3). See mux_h1_up.pxd."""
 from libc.stdint cimport uint32_t, uint64_t
 from fastmesh._core.base.buf cimport block_data, block_len
-from fastmesh._core.base.err cimport FM_AGAIN, FM_EHEAD, FM_ENOMEM, FM_EOF, FM_ETLS_CERT, FM_ETLS_IDENTITY, FM_OK
+from fastmesh._core.base.err cimport FM_AGAIN, FM_EHEAD, FM_ENOMEM, FM_EOF, FM_OK
 from fastmesh._core.base.pool cimport pool_put
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport (
@@ -23,10 +23,10 @@ from fastmesh._core.proxy.exchange cimport (
     exchange_response_data, exchange_response_end, exchange_response_head, exchange_sent, exchange_up_failed, exchange_up_ready)
 from fastmesh._core.proxy.relay cimport relay_full
 from fastmesh._core.proxy.respond cimport RE_CONNECT, RE_CONNECT_TIMEOUT, RE_UP_PROTOCOL, RE_UP_RESET, RE_UP_TLS
-from fastmesh._core.proxy.upstream cimport upstream_drop, upstream_idle_closed, upstream_release
+from fastmesh._core.proxy.upstream cimport upstream_dial_failed, upstream_drop, upstream_idle_closed, upstream_release
 from fastmesh._core.shm.stats cimport (
-    ST_TLS_CONNECT, ST_TLS_CONNECT_FAIL, ST_TLS_CONNECT_RESUMED, ST_TLS_PEER_CERT, ST_TLS_PEER_IDENTITY, ST_UP_BYTES_RX, ST_UP_BYTES_TX,
-    ST_UP_CX_FAIL, ST_UP_CX_IDLE_CLOSED, ST_UP_CX_IDLE_TIMEOUT, ST_UP_CX_TIMEOUT, stat_add, stat_inc)
+    ST_TLS_CONNECT, ST_TLS_CONNECT_RESUMED, ST_UP_BYTES_RX, ST_UP_BYTES_TX, ST_UP_CX_IDLE_CLOSED,
+     ST_UP_CX_IDLE_TIMEOUT, ST_UP_CX_TIMEOUT, stat_add, stat_inc)
 
 cdef enum:
     BODY_SPANS = 16
@@ -227,13 +227,7 @@ cdef inline void u_flush_all(Worker *w) noexcept nogil:
 cdef void u_failed(Conn *c, int code) noexcept nogil:
     cdef H1c *u = <H1c *>c.owner
     if u.state == C_CONNECT:
-        stat_inc(u.w.seg.stats, ST_UP_CX_FAIL)
-        if c.tls_failure:
-            stat_inc(u.w.seg.stats, ST_TLS_CONNECT_FAIL)
-            if code == FM_ETLS_CERT:
-                stat_inc(u.w.seg.stats, ST_TLS_PEER_CERT)
-            elif code == FM_ETLS_IDENTITY:
-                stat_inc(u.w.seg.stats, ST_TLS_PEER_IDENTITY)
+        upstream_dial_failed(u.w, c, code)
         u_broken(u, RE_UP_TLS if c.tls_failure else RE_CONNECT)
         return
     if u.state != C_IDLE:

@@ -6,14 +6,16 @@ from fastmesh._core.base.err cimport (
     FM_ETARGET, FM_ETE, FM_ETRAILER, FM_EVERSION, FM_OK)
 from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.policy.router cimport RouteMatch
+from fastmesh._core.proto.grpc cimport (
+    GRPC_DEADLINE_EXCEEDED, grpc_message_size, grpc_message_write, grpc_status_of_h2, grpc_status_of_http)
 from fastmesh._core.proto.h1_write cimport h1_reason
 from fastmesh._core.proto.msg cimport (
-    BODY_LENGTH, BODY_NONE, H_CONTENT_LENGTH, H_CONTENT_TYPE, H_LOCATION, H_SERVER, M_HEAD, MF_RESPONSE, Msg)
-from fastmesh._core.proxy.ctx cimport XF_REQ_END, Exchange, Worker
+    BODY_LENGTH, BODY_NONE, H_CONTENT_LENGTH, H_CONTENT_TYPE, H_GRPC_MESSAGE, H_GRPC_STATUS, H_LOCATION, H_SERVER, M_HEAD, MF_RESPONSE, Msg)
+from fastmesh._core.proxy.ctx cimport XF_GRPC, XF_REQ_END, Exchange, Worker
 from fastmesh._core.proxy.forward cimport forward_response, hbuf_take, msg_add
 from fastmesh._core.shm.snapshot cimport RW_PREFIX, snap_str
 from fastmesh._core.shm.stats cimport (
-    RF_DPE, RF_DT, RF_NC, RF_NR, RF_OM, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, RF_UPE, RF_UT, SEC_NONE, ST_RQ_BAD, ST_RQ_DIRECT,
+    RF_DPE, RF_DT, RF_NC, RF_NR, RF_OM, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, RF_UPE, RF_UR, RF_UT, SEC_NONE, ST_RQ_BAD, ST_RQ_DIRECT,
     ST_RQ_HEAD_TIMEOUT, ST_RQ_NO_CLUSTER, ST_RQ_NO_HEALTHY, ST_RQ_NO_ROUTE, ST_RQ_OVERLOAD, ST_RQ_TIMEOUT, ST_RQ_UPSTREAM_PROTOCOL,
     ST_RQ_UPSTREAM_RESET, stat_inc)
 
@@ -85,6 +87,9 @@ cdef Verdict verdict_of(int code) noexcept nogil:
     if code == RE_UP_RESET:
         return says(503, RF_UC, ST_RQ_UPSTREAM_RESET, b"upstream_reset_before_response_started{connection_termination}",
                     b"upstream connect error or disconnect/reset before headers: connection termination\n")
+    if code == RE_UP_RST or code == RE_UP_REFUSED:
+        return says(503, RF_UR, ST_RQ_UPSTREAM_RESET, b"upstream_reset_before_response_started{remote_reset}",
+                    b"upstream connect error or disconnect/reset before headers: remote reset\n")
     if code == RE_UP_PROTOCOL:
         return says(502, RF_UPE, ST_RQ_UPSTREAM_PROTOCOL, b"upstream_reset_before_response_started{protocol_error}",
                     b"upstream protocol error\n")
@@ -140,6 +145,11 @@ cdef int answer_send(Exchange *ex, Msg *m, Slice body, const char *ctype, uint32
             return FM_EHEAD
         if body.n and ctype_n and msg_add(m, b"content-type", 12, ctype, ctype_n, H_CONTENT_TYPE) != FM_OK:
             return FM_EHEAD
+    return answer_end(ex, m, body)
+
+
+cdef int answer_end(Exchange *ex, Msg *m, Slice body) noexcept nogil:
+    cdef bint bare = m.status == 204 or m.status == 304
     if msg_add(m, b"server", 6, b"fastmesh", 8, H_SERVER) != FM_OK or forward_response(ex, m) != FM_OK:
         return FM_EHEAD
     m.content_length = body.n
@@ -152,16 +162,48 @@ cdef int answer_send(Exchange *ex, Msg *m, Slice body, const char *ctype, uint32
     return FM_OK
 
 
+cdef int grpc_status_for(const Exchange *ex, int code, int status) noexcept nogil:
+    if code == RE_TIMEOUT or (code == RE_IDLE and ex.flags & XF_REQ_END):
+        return GRPC_DEADLINE_EXCEEDED
+    if code == RE_UP_RST:
+        return grpc_status_of_h2(ex.h2_error)
+    return grpc_status_of_http(status)
+
+
+cdef int answer_call(Exchange *ex, int code, const Verdict *v) noexcept nogil:
+    # gRPC, trailers only: HTTP says 200, the call's own status says what is wrong
+    cdef Slice text = slice_of(v.body, strlen(v.body) - 1)  # without the line's end
+    cdef Msg *m = answer_begin(ex, 200)
+    cdef int status = grpc_status_for(ex, code, v.status)
+    cdef char *digits = hbuf_take(ex.w, 12)
+    cdef char *said = hbuf_take(ex.w, grpc_message_size(text))
+    if digits == NULL or said == NULL:
+        return FM_EHEAD
+    ex.grpc = <uint8_t>(status + 1)
+    if (msg_add(m, b"content-type", 12, b"application/grpc", 16, H_CONTENT_TYPE) != FM_OK
+            or msg_add(m, b"grpc-status", 11, digits, digits_of(<uint32_t>status, digits), H_GRPC_STATUS) != FM_OK
+            or msg_add(m, b"grpc-message", 12, said, <uint32_t>(grpc_message_write(said, text) - said), H_GRPC_MESSAGE) != FM_OK):
+        return FM_EHEAD
+    if ex.minor < 2 and msg_add(m, b"content-length", 14, b"0", 1, H_CONTENT_LENGTH) != FM_OK:
+        return FM_EHEAD
+    return answer_end(ex, m, slice_of(NULL, 0))
+
+
 cdef void respond_error(Exchange *ex, int code) noexcept nogil:
     cdef Verdict v = verdict_of(code)
     cdef Msg *m
+    cdef int rc
     if code == RE_IDLE and ex.flags & XF_REQ_END:
         v.status = 504           # the client has said all: it is the upstream that is silent (Envoy makes the same difference)
-    m = answer_begin(ex, v.status)
     ex.rf |= v.rf
     ex.details = v.details
     stat_inc(ex.w.seg.stats, v.counter)
-    if answer_send(ex, m, slice_of(v.body, strlen(v.body)), b"text/plain", 10) != FM_OK:
+    if ex.flags & XF_GRPC:
+        rc = answer_call(ex, code, &v)
+    else:
+        m = answer_begin(ex, v.status)
+        rc = answer_send(ex, m, slice_of(v.body, strlen(v.body)), b"text/plain", 10)
+    if rc != FM_OK:
         ex.dops.abort(ex)
 
 

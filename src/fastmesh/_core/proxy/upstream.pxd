@@ -1,5 +1,6 @@
-"""Upstream connections (L3): a pool of idle ones per endpoint, dialling, and what becomes of them when the config changes."""
-from libc.stdint cimport uint32_t
+"""Upstream connections (L3): per endpoint idle HTTP/1 ones and shared HTTP/2 ones, dialling, and what becomes of them when the config changes."""
+from libc.stdint cimport uint32_t, uint64_t
+from fastmesh._core.net.conn cimport Conn
 from fastmesh._core.proxy.ctx cimport Exchange, H1c, Worker
 from fastmesh._core.shm.snapshot cimport SnapCluster, SnapEndpoint
 
@@ -12,6 +13,13 @@ cdef void upstream_idle_closed(H1c *u) noexcept nogil
 """The other side closed it while it was idle: its keep-alive timeout is learnt, so that no request that cannot be repeated meets it."""
 cdef void upstream_drop(H1c *u) noexcept nogil
 """Close it and let go of it. NULL is tolerated; once."""
+cdef void upstream_dial_failed(Worker *w, const Conn *c, int code) noexcept nogil
+"""Count why (code as ConnOps.failed)."""
+cdef void upstream_uncount(Worker *w, uint32_t cell, uint64_t tag) noexcept nogil
+"""A connection of this endpoint is about to be closed."""
 cdef void upstream_sweep(Worker *w) noexcept nogil
 """After a new generation: close idle connections of endpoints that are gone."""
 cdef void upstream_close_idle(Worker *w) noexcept nogil
+"""Draining: what serves no request is closed."""
+cdef void upstream_cut(Worker *w) noexcept nogil
+"""The worker stops: all that are idle, as they are."""

@@ -1,17 +1,21 @@
 """Upstream connections (L3). See upstream.pxd."""
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from fastmesh._core.base.err cimport FM_AGAIN, FM_ENOMEM, FM_OK
-from fastmesh._core.base.pool cimport pool_get
+from fastmesh._core.base.err cimport FM_AGAIN, FM_ENOMEM, FM_ETLS_CERT, FM_ETLS_IDENTITY, FM_OK
+from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.view cimport Slice
-from fastmesh._core.net.conn cimport CF_HUP, CF_READABLE, conn_close, conn_deadline, conn_dial
+from fastmesh._core.net.conn cimport CF_HUP, CF_READABLE, Conn, ConnOps, conn_close, conn_deadline, conn_dial, conn_wake
 from fastmesh._core.net.sock cimport Addr
-from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsPeer
-from fastmesh._core.proxy.ctx cimport C_CONNECT, C_GONE, C_HEAD, C_IDLE, XF_IDEMPOTENT, Exchange, H1c, UpPool, Worker
+from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsPeer, tls_ctx_offers
+from fastmesh._core.proxy.ctx cimport (
+    C_CONNECT, C_GONE, C_HEAD, C_IDLE, HC_CONNECT, HC_GONE, HC_OPEN, PH_DONE, XF_IDEMPOTENT, XF_UPGRADE, Exchange, H1c, H2c, UpPool, Worker)
+from fastmesh._core.proxy.h2_io cimport h2_io_kick
+from fastmesh._core.proxy.share cimport share_attach, share_leave, share_room
 from fastmesh._core.proxy.respond cimport RE_CONNECT, RE_OVERFLOW, RE_OVERLOAD, RE_UP_TLS
 from fastmesh._core.shm.snapshot cimport (
-    CL_VERIFY_SAN, EP_TLS, SnapCluster, SnapEndpoint, SnapStr, snap_at, snap_str)
-from fastmesh._core.shm.stats cimport ST_POOL_FULL, ST_UP_CX_FAIL, ST_UP_CX_REUSED, ST_UP_CX_TOTAL, stat_inc
+    CL_AS_CLIENT, CL_H2, CL_VERIFY_SAN, EP_TLS, SnapCluster, SnapEndpoint, SnapStr, snap_at, snap_str)
+from fastmesh._core.shm.stats cimport (
+    ST_POOL_FULL, ST_TLS_CONNECT_FAIL, ST_TLS_PEER_CERT, ST_TLS_PEER_IDENTITY, ST_UP_CX_FAIL, ST_UP_CX_REUSED, ST_UP_CX_TOTAL, stat_inc)
 
 cdef enum:
     SANS_MOST = 64               # identities that one destination may run as
@@ -48,9 +52,7 @@ cdef void upstream_drop(H1c *u) noexcept nogil:
     if u.state == C_IDLE:
         pool_take(&w.pools[u.cell], u)
     u.state = C_GONE
-    if w.pools[u.cell].tag == u.tag:
-        w.pools[u.cell].count -= 1
-        w.seg.rows[w.seg.self_row].e[u.cell].connections -= 1
+    upstream_uncount(w, u.cell, u.tag)
     if u.ex != NULL:
         u.ex.up = NULL
         u.ex = NULL
@@ -61,9 +63,11 @@ cdef void upstream_drop(H1c *u) noexcept nogil:
     w.dead_up = u
 
 
-cdef void drop_idle(UpPool *p) noexcept nogil:
+cdef void drop_all(UpPool *p) noexcept nogil:
     while p.idle != NULL:
         upstream_drop(p.idle)
+    while p.shared != NULL:
+        share_leave(p.shared)      # ... out of the list; it ends with its last stream
 
 
 cdef inline uint64_t policy_of(const SnapCluster *c, const SnapEndpoint *ep) noexcept nogil:
@@ -71,20 +75,18 @@ cdef inline uint64_t policy_of(const SnapCluster *c, const SnapEndpoint *ep) noe
     return c.tls_policy if ep.flags & EP_TLS else 0
 
 
-cdef int dial(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpPool *p) noexcept nogil:
-    cdef Worker *w = ex.w
+cdef Conn *dial(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, UpPool *p, const ConnOps *ops, void *owner, int *rc) noexcept nogil:
+    # NULL: *rc is why
     cdef TlsCtx *ctx = NULL
     cdef TlsPeer peer
     cdef Slice sans[SANS_MOST]
     cdef Slice sni
     cdef const SnapStr *strs
     cdef Addr to
-    cdef H1c *u
+    cdef Conn *conn
     cdef uint32_t i
     cdef int code = 0
     if ep.flags & EP_TLS:
-        if c.tls >= w.ntls or c.sans.n > SANS_MOST:
-            return RE_UP_TLS     # never plaintext instead
         ctx = w.tls[c.tls]
         strs = <const SnapStr *>snap_at(&w.snap, c.sans.off)
         for i in range(c.sans.n):
@@ -95,7 +97,29 @@ cdef int dial(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpPool
         sni = snap_str(&w.snap, c.sni)
         peer.host.p = sni.p
         peer.host.n = 0 if peer.verify_san else sni.n
-    u = <H1c *>pool_get(&w.ups)
+    to.family = ep.family
+    to.port = ep.port
+    memcpy(to.a, ep.addr, 16)
+    p.count += 1
+    if ep.cell >= w.npools:
+        w.npools = ep.cell + 1
+    w.seg.rows[w.seg.self_row].e[ep.cell].connections += 1
+    w.seg.rows[w.seg.self_row].e[ep.cell].connects += 1
+    stat_inc(w.seg.stats, ST_UP_CX_TOTAL)
+    conn = conn_dial(&w.r, &to, ctx, sni.p if ctx != NULL else NULL, sni.n if ctx != NULL else 0, &peer if ctx != NULL else NULL,
+                     c.tls_policy ^ ep.tag, ops, owner, &code)
+    if conn == NULL:
+        stat_inc(w.seg.stats, ST_UP_CX_FAIL)
+        rc[0] = RE_OVERLOAD if code == FM_ENOMEM else RE_CONNECT
+        return NULL
+    conn_deadline(conn, w.r.now_ms + (c.connect_timeout_ms if c.connect_timeout_ms else 10000))
+    return conn
+
+
+cdef int dial_h1(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpPool *p) noexcept nogil:
+    cdef Worker *w = ex.w
+    cdef H1c *u = <H1c *>pool_get(&w.ups)
+    cdef int rc = FM_OK
     if u == NULL:
         stat_inc(w.seg.stats, ST_POOL_FULL)
         return RE_OVERLOAD
@@ -106,26 +130,84 @@ cdef int dial(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpPool
     u.tls_policy = policy_of(c, ep)
     u.idle_ms = c.idle_timeout_ms
     u.most_requests = c.max_requests_per_connection
-    to.family = ep.family
-    to.port = ep.port
-    memcpy(to.a, ep.addr, 16)
-    p.count += 1
-    if ep.cell >= w.npools:
-        w.npools = ep.cell + 1
-    w.seg.rows[w.seg.self_row].e[ep.cell].connections += 1
-    w.seg.rows[w.seg.self_row].e[ep.cell].connects += 1
-    stat_inc(w.seg.stats, ST_UP_CX_TOTAL)
-    u.conn = conn_dial(&w.r, &to, ctx, sni.p if ctx != NULL else NULL, sni.n if ctx != NULL else 0, &peer if ctx != NULL else NULL,
-                       c.tls_policy ^ ep.tag, w.up_conn_ops, u, &code)
+    u.conn = dial(w, c, ep, p, w.up_conn_ops, u, &rc)
     if u.conn == NULL:
-        stat_inc(w.seg.stats, ST_UP_CX_FAIL)
         upstream_drop(u)
-        return RE_OVERLOAD if code == FM_ENOMEM else RE_CONNECT
-    conn_deadline(u.conn, w.r.now_ms + (c.connect_timeout_ms if c.connect_timeout_ms else 10000))
+        return rc
     u.ex = ex
     ex.up = u
     ex.uops = w.h1_up
     return FM_AGAIN
+
+
+cdef int dial_h2(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpPool *p, bint only_h2) noexcept nogil:
+    cdef Worker *w = ex.w
+    cdef H2c *u = <H2c *>pool_get(&w.h2_ups)
+    cdef int rc = FM_OK
+    if u == NULL:
+        stat_inc(w.seg.stats, ST_POOL_FULL)
+        return RE_OVERLOAD
+    u.io.w = w
+    u.state = HC_CONNECT
+    u.only_h2 = only_h2
+    u.cell = ep.cell
+    u.tag = ep.tag
+    u.tls_policy = policy_of(c, ep)
+    u.idle_ms = c.idle_timeout_ms
+    u.most_requests = c.max_requests_per_connection
+    u.most_streams = c.max_streams
+    u.io.conn = dial(w, c, ep, p, w.h2_conn_ops, u, &rc)
+    if u.io.conn == NULL:
+        upstream_uncount(w, u.cell, u.tag)
+        u.state = HC_GONE
+        pool_put(&w.h2_ups, u)
+        return rc
+    u.next = p.shared
+    if u.next != NULL:
+        u.next.prev = u
+    p.shared = u
+    return share_attach(u, ex)
+
+
+cdef void upstream_dial_failed(Worker *w, const Conn *c, int code) noexcept nogil:
+    stat_inc(w.seg.stats, ST_UP_CX_FAIL)
+    if c.tls_failure:
+        stat_inc(w.seg.stats, ST_TLS_CONNECT_FAIL)
+        if code == FM_ETLS_CERT:
+            stat_inc(w.seg.stats, ST_TLS_PEER_CERT)
+        elif code == FM_ETLS_IDENTITY:
+            stat_inc(w.seg.stats, ST_TLS_PEER_IDENTITY)
+
+
+# ---- shared connections ----------------------------------------------------------------------------------------------------------------
+
+cdef void upstream_uncount(Worker *w, uint32_t cell, uint64_t tag) noexcept nogil:
+    if w.pools[cell].tag == tag:
+        w.pools[cell].count -= 1
+        w.seg.rows[w.seg.self_row].e[cell].connections -= 1
+
+
+cdef int acquire_h2(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpPool *p, bint only_h2) noexcept nogil:
+    cdef uint64_t policy = policy_of(c, ep)
+    cdef bint upgrade = (ex.flags & XF_UPGRADE) != 0
+    cdef bint alone = not only_h2 and p.h1_policy == policy and policy != 0
+    cdef H2c *u = p.shared
+    cdef H2c *nxt
+    cdef int rc
+    while u != NULL:
+        nxt = u.next
+        if u.tls_policy != policy:
+            share_leave(u)
+        elif not (alone and u.state == HC_CONNECT) and share_room(u, upgrade):  # a dial that is known to end as HTTP/1 serves one
+            rc = share_attach(u, ex)
+            if rc != FM_ENOMEM:
+                if rc == FM_OK:
+                    stat_inc(ex.w.seg.stats, ST_UP_CX_REUSED)
+                return rc
+        u = nxt
+    if c.max_connections and p.count >= c.max_connections:
+        return RE_OVERFLOW
+    return dial_h2(ex, c, ep, p, only_h2)
 
 
 cdef uint32_t keep_margin(const UpPool *p) noexcept nogil:
@@ -147,14 +229,26 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
     cdef H1c *u
     cdef H1c *nxt
     cdef uint32_t idle_for
+    cdef bint by_alpn = False
+    cdef bint only_h2
     if p.tag != ep.tag:
-        drop_idle(p)             # the cell belongs to another endpoint now
+        drop_all(p)              # the cell belongs to another endpoint now
         p.tag = ep.tag
         p.count = 0
         p.keep_ms = 0
+        p.h1_policy = 0
     memcpy(ex.upstream_addr.a, ep.addr, 16)
     ex.upstream_addr.family = ep.family
     ex.upstream_addr.port = ep.port
+    if ep.flags & EP_TLS:
+        if c.tls >= w.ntls or c.sans.n > SANS_MOST:
+            return RE_UP_TLS     # never plaintext instead
+        by_alpn = tls_ctx_offers(w.tls[c.tls], b"h2", 2)
+        only_h2 = by_alpn and not tls_ctx_offers(w.tls[c.tls], b"http/1.1", 8)
+    else:
+        only_h2 = c.flags & CL_H2 or (c.flags & CL_AS_CLIENT and ex.minor == 2)
+    if only_h2:
+        return acquire_h2(ex, c, ep, p, True)
     if not fresh:
         u = p.idle
         while u != NULL:
@@ -178,9 +272,11 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
                 stat_inc(w.seg.stats, ST_UP_CX_REUSED)
                 return FM_OK
             u = nxt
+    if by_alpn:
+        return acquire_h2(ex, c, ep, p, False)
     if c.max_connections and p.count >= c.max_connections:
         return RE_OVERFLOW
-    return dial(ex, c, ep, p)
+    return dial_h1(ex, c, ep, p)
 
 
 cdef void upstream_release(H1c *u) noexcept nogil:
@@ -209,20 +305,31 @@ cdef void upstream_sweep(Worker *w) noexcept nogil:
     cdef uint32_t i
     cdef UpPool *p
     for i in range(w.npools):
-        p = &w.pools[i]
-        if p.idle != NULL:
-            p.idle.reusable = 2  # marks the pool; taken off below for those that live
+        w.pools[i].unlisted = 1
     for i in range(w.snap.h.endpoints.n):
         p = &w.pools[eps[i].cell]
-        if p.idle != NULL and p.tag == eps[i].tag:
-            p.idle.reusable = 1
+        if p.tag == eps[i].tag:
+            p.unlisted = 0
     for i in range(w.npools):
-        p = &w.pools[i]
-        if p.idle != NULL and p.idle.reusable == 2:
-            drop_idle(p)
+        if w.pools[i].unlisted:
+            drop_all(&w.pools[i])
 
 
 cdef void upstream_close_idle(Worker *w) noexcept nogil:
+    cdef H2c *u
     cdef uint32_t i
     for i in range(w.npools):
-        drop_idle(&w.pools[i])
+        while w.pools[i].idle != NULL:
+            upstream_drop(w.pools[i].idle)
+        u = w.pools[i].shared
+        while u != NULL:
+            if u.state == HC_OPEN:
+                h2_io_kick(&u.io)  # it goes by itself when it has no stream
+            u = u.next
+
+
+cdef void upstream_cut(Worker *w) noexcept nogil:
+    cdef uint32_t i
+    for i in range(w.npools):
+        while w.pools[i].idle != NULL:
+            upstream_drop(w.pools[i].idle)

@@ -14,17 +14,20 @@ from fastmesh._core.base.timer cimport timer_set
 from fastmesh._core.base.trim cimport fm_trim_files
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport Conn, conn_reap
-from fastmesh._core.net.reactor cimport Reactor, Source, reactor_add, reactor_del, reactor_init, reactor_run, reactor_task
+from fastmesh._core.net.reactor cimport Reactor, Source, reactor_add, reactor_del, reactor_forget_tasks, reactor_init, reactor_run, reactor_task
 from fastmesh._core.net.sock cimport Addr, sock_accept
 from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsSpec, tls_ctx_key, tls_ctx_new, tls_ctx_ref, tls_ctx_unref
 from fastmesh._core.policy.router cimport router_commit, router_prepare
+from fastmesh._core.proto.h2_stream cimport H2_ARENA, H2Stream
 from fastmesh._core.proxy.ctx cimport (
-    HBUF_BYTES, MAX_LISTENERS, MAX_TLS, TLS_PER_LISTENER, Down, Exchange, H1c, H1s, ListenerState, UpPool, Worker)
+    DOWN_H2, HBUF_BYTES, MAX_LISTENERS, MAX_TLS, TLS_PER_LISTENER, Down, Exchange, H1c, H1s, H2c, H2s, ListenerState, UpPool, Worker)
 from fastmesh._core.proxy.exchange cimport exchange_reap
 from fastmesh._core.proxy.down cimport down_reap
 from fastmesh._core.proxy.mux_h1_down cimport h1s_accept, h1s_cut, h1s_init, h1s_sweep
 from fastmesh._core.proxy.mux_h1_up cimport h1c_init, h1c_reap
-from fastmesh._core.proxy.upstream cimport upstream_close_idle, upstream_sweep
+from fastmesh._core.proxy.mux_h2_down cimport h2s_cut, h2s_drain, h2s_init, h2s_sweep
+from fastmesh._core.proxy.mux_h2_up cimport h2c_cut, h2c_init, h2c_reap
+from fastmesh._core.proxy.upstream cimport upstream_close_idle, upstream_cut, upstream_sweep
 from fastmesh._core.shm.layout cimport EP_CELLS, ORDER_DRAIN, ORDER_STOP, W_DRAINING, W_GONE, W_SERVING
 from fastmesh._core.shm.segment cimport Segment, segment_map, snap_current
 from fastmesh._core.shm.snapshot cimport (
@@ -184,7 +187,10 @@ cdef void sweep(Worker *w) noexcept nogil:
     cdef Down *nxt
     while d != NULL:
         nxt = d.next
-        h1s_sweep(<H1s *>d)
+        if d.version == DOWN_H2:
+            h2s_sweep(<H2s *>d)
+        else:
+            h1s_sweep(<H1s *>d)
         d = nxt
 
 
@@ -193,17 +199,27 @@ cdef void turn_end(Reactor *r) noexcept nogil:
     exchange_reap(w)
     down_reap(w)
     h1c_reap(w)
+    h2c_reap(w)
     conn_reap(r)
     w.seg.slot.heartbeat_ns = r.now_ns
     w.seg.slot.loops = r.turns
     w.seg.slot.mem_bytes = r.bufs.held + r.bufs.kept
-    w.seg.slot.upstreams = r.nconns - w.downs.live
+    w.seg.slot.upstreams = r.nconns - w.downs.live - w.h2_downs.live
     if w.draining:
         if r.now_ms >= w.drain_idle_ms:
             sweep(w)             # in every turn from now on: answers that began before the drain did not say close
         # also what was answered and is still being read
         if r.nconns == 0 or r.now_ms >= w.drain_deadline_ms:
             r.stop = 1
+
+
+cdef void tell(Worker *w) noexcept nogil:
+    # who can be told that a drain begins
+    cdef Down *d = w.downs_head
+    while d != NULL:
+        if d.version == DOWN_H2:
+            h2s_drain(<H2s *>d)
+        d = d.next
 
 
 cdef void on_wake(Source *s, uint32_t events) noexcept nogil:
@@ -235,6 +251,7 @@ cdef void obey(Worker *w) noexcept nogil:
             w.drain_idle_ms = w.drain_deadline_ms
         fm_store_release32(&w.seg.slot.state, W_DRAINING)
         upstream_close_idle(w)
+        tell(w)
         timer_set(&w.r.wheel, &w.drain_timer, w.drain_idle_ms)
 
 
@@ -300,14 +317,21 @@ cdef int worker_run(Worker *w) noexcept nogil:
 cdef bint leaked(Worker *w) noexcept nogil:
     # When every connection is gone nothing else may be there: an account that does not close is a defect, and is told as one.
     while w.downs_head != NULL:
-        h1s_cut(<H1s *>w.downs_head)
-    upstream_close_idle(w)
+        if w.downs_head.version == DOWN_H2:
+            h2s_cut(<H2s *>w.downs_head)
+        else:
+            h1s_cut(<H1s *>w.downs_head)
+    upstream_cut(w)
+    h2c_cut(w)
+    reactor_forget_tasks(&w.r)
     exchange_reap(w)
     down_reap(w)
     h1c_reap(w)
+    h2c_reap(w)
     if w.r.nconns != 0:
         return False             # some were still being flushed at the deadline
-    return w.exchanges.live != 0 or w.downs.live != 0 or w.ups.live != 0 or w.r.bufs.live != 0 or w.r.bufs.held != 0
+    return (w.exchanges.live != 0 or w.downs.live != 0 or w.ups.live != 0 or w.h2_downs.live != 0 or w.h2_ups.live != 0 or w.streams.live != 0
+            or w.r.bufs.live != 0 or w.r.bufs.held != 0)
 
 
 cdef uint64_t option(dict given, str name) except? 0:
@@ -350,17 +374,23 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
         raise MemoryError
     w.r.ctx = w
     w.hbuf = <char *>malloc(HBUF_BYTES)
+    w.arena = <char *>malloc(H2_ARENA)
     w.pools = <UpPool *>calloc(EP_CELLS, sizeof(UpPool))
     w.rr = <uint32_t *>calloc(EP_CELLS, sizeof(uint32_t))
-    if w.hbuf == NULL or w.pools == NULL or w.rr == NULL or segment_map(segment, slot, &w.seg) != FM_OK:
+    if w.hbuf == NULL or w.arena == NULL or w.pools == NULL or w.rr == NULL or segment_map(segment, slot, &w.seg) != FM_OK:
         raise MemoryError
     pool_init(&w.exchanges, sizeof(Exchange), w.opt.max_exchanges)
     pool_init(&w.downs, sizeof(H1s), w.opt.max_connections)
     pool_init(&w.ups, sizeof(H1c), w.opt.max_exchanges)
+    pool_init(&w.h2_downs, sizeof(H2s), w.opt.max_connections)
+    pool_init(&w.h2_ups, sizeof(H2c), w.opt.max_exchanges)
+    pool_init(&w.streams, sizeof(H2Stream), 2 * w.opt.max_exchanges)
     getrandom(&seed, sizeof(seed), 0)
     w.rng = seed | 1
     h1s_init(w)
     h1c_init(w)
+    h2s_init(w)
+    h2c_init(w)
     w.drain_timer.fn = drain_tick
     w.first_timer.fn = no_config_yet
     w.first_timer.arg = w
