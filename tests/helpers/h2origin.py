@@ -74,7 +74,8 @@ class Request:
         return self.reset_by
 
     def head(self, status: int, fields: Pairs = (), end: bool = False) -> None:
-        self.link.say(lambda c: c.send_headers(self.id, [(":status", str(status)), *fields], end_stream=end))
+        octets = _encoded([(":status", str(status)), *fields])
+        self.link.say(lambda c: c.send_headers(self.id, octets, end_stream=end))
 
     def interim(self, status: int, fields: Pairs = ()) -> None:
         self.head(status, fields)
@@ -106,7 +107,8 @@ class Request:
         if trailers is None:
             self.link.say(lambda c: c.end_stream(self.id))
         else:
-            self.link.say(lambda c: c.send_headers(self.id, trailers, end_stream=True))
+            octets = _encoded(trailers)
+            self.link.say(lambda c: c.send_headers(self.id, octets, end_stream=True))
 
     def answer(
         self, status: int = 200, fields: Pairs = (), body: bytes = b"", trailers: Pairs | None = None
@@ -155,7 +157,7 @@ class Link:
             except h2.exceptions.StreamClosedError:
                 raise Gone("the stream is closed") from None
             except h2.exceptions.ProtocolError:
-                if self.over or any(s.reset_by is not None for s in self.streams.values()):
+                if self.over or self.goaways or any(s.reset_by is not None for s in self.streams.values()):
                     raise Gone("too late") from None
                 raise
             self.sock.sendall(self.h2.data_to_send())
@@ -230,10 +232,12 @@ class Link:
             elif request.ended:
                 self._default(request)
         elif isinstance(event, h2.events.DataReceived):
-            request = self.streams[event.stream_id]
-            request.body += event.data
+            if event.stream_id in self.streams:
+                self.streams[event.stream_id].body += event.data
             if origin.credit and event.flow_controlled_length:
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        elif getattr(event, "stream_id", 0) and event.stream_id not in self.streams:
+            pass  # refused
         elif isinstance(event, h2.events.TrailersReceived):
             self.streams[event.stream_id].trailers = [(_text(k), _text(v)) for k, v in event.headers]
         elif isinstance(event, h2.events.StreamEnded):
@@ -242,7 +246,7 @@ class Link:
             if not before and origin.script is None and origin.inline is None:
                 self._default(request)
         elif isinstance(event, h2.events.StreamReset):
-            if event.stream_id in self.streams and event.remote_reset:
+            if event.remote_reset:
                 self.streams[event.stream_id].reset_by = int(event.error_code or 0)
         elif isinstance(event, h2.events.ConnectionTerminated):
             self.goaways.append(int(event.error_code or 0))
@@ -335,6 +339,10 @@ class Origin:
             link.close()
         if self.failure is not None:
             raise self.failure
+
+
+def _encoded(fields: Pairs) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
 
 
 def _text(octets: bytes | str) -> str:

@@ -97,8 +97,9 @@ def headers(
     pad: int | None = None,
     priority: bytes = b"",
 ) -> bytes:
-    """HEADERS with a block, cut into so many frames; `priority`: its five bytes."""
-    cut = -(-len(block) // pieces) or 1
+    """HEADERS with a block, cut into so many frames (or as many as it needs); `priority`: its five bytes."""
+    pieces = max(pieces, -(-len(block) // (MAX_FRAME - 300)))  # beside padding and priority
+    cut = -(-len(block) // pieces) if block else 1
     parts = [block[at : at + cut] for at in range(0, len(block), cut)] or [b""]
     first = priority + parts[0]
     flags = (END_STREAM if end else 0) | (WITH_PRIORITY if priority else 0)

@@ -196,15 +196,23 @@ def read_head(peer: Peer) -> Message | None:
     return Message(line.decode("latin-1"), _fields(rest), raw)
 
 
+def _line(peer: Peer) -> bytes:
+    line = peer.until(b"\r\n")
+    if not line.endswith(b"\r\n"):
+        raise ConnectionError(f"cut short: {line!r}")
+    return line
+
+
 def read_body(peer: Peer, m: Message) -> None:
     if m.all("transfer-encoding"):
         assert m["transfer-encoding"] == "chunked" and not m.all("content-length"), m
-        while size := int(peer.until(b"\r\n"), 16):
+        while size := int(_line(peer), 16):
             m.body += peer.exactly(size)
-            assert peer.exactly(2) == b"\r\n"
+            if (end := peer.exactly(2)) != b"\r\n":
+                assert len(end) < 2, f"{end!r} behind a chunk"
+                raise ConnectionError("cut short in a chunk")
         lines = b""
-        while (one := peer.until(b"\r\n")) != b"\r\n":
-            assert one, "cut short in its trailers"
+        while (one := _line(peer)) != b"\r\n":
             lines += one
         m.trailers = _fields(lines)
     elif m.all("content-length"):

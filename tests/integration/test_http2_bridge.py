@@ -55,7 +55,7 @@ class Bridge:
         method, target, _ = m.line.split(" ")
         body, chunked = self.answer(target, m.body)
         fields = [f"{name}: {value}" for name, value in self.fields]
-        if chunked:
+        if chunked and self.status != 204:
             fields.append("transfer-encoding: chunked")
             parts = [body[at : at + 70_000] for at in range(0, len(body), 70_000)]
             end = "".join(f"{k}: {v}\r\n" for k, v in self.trailers or ())
