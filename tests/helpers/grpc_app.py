@@ -119,9 +119,8 @@ class GrpcApp:
         self.port: int = self.server.add_insecure_port(f"127.0.0.1:{port}")
         self.server.start()
 
-    def close(self, grace: float | None = None) -> None:
-        """With grace as servers are restarted: GOAWAY, then until the calls have ended."""
-        self.server.stop(grace).wait()
+    def close(self) -> None:
+        self.server.stop(None).wait()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _echo(self, request: bytes, context: grpc.ServicerContext) -> bytes:
@@ -240,7 +239,9 @@ def main() -> None:
     app = GrpcApp(sys.argv[2], port=int(sys.argv[1]), announce=lambda line: print(line, flush=True))
     print("ready", flush=True)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    app.close(grace=10)
+    stopped = app.server.stop(grace=10)
+    print("ends", flush=True)
+    stopped.wait()
 
 
 if __name__ == "__main__":

@@ -248,14 +248,14 @@ def test_the_server_sees_the_deadline(calls: Calls) -> None:
 
 @ways.ALL
 @pytest.mark.parametrize("method", ["Hold", "Drip"])
-def test_a_deadline_ends_the_call_on_both_sides(
-    calls: Calls, way: Way, ledger: Ledger, method: str
-) -> None:
+def test_a_deadline_ends_the_call_on_both_sides(calls: Calls, way: Way, ledger: Ledger, method: str) -> None:
     name = tag(way, f"deadline-{method}")
     with pytest.raises(grpc.RpcError) as caught:
         list(calls.server_stream(method)(name.encode(), timeout=0.3))
     assert caught.value.code() == Code.DEADLINE_EXCEEDED
-    wait_for(lambda: ledger.given_up[name] == ledger.begun[name] == 1, WAIT, "the end of the call in the server")
+    wait_for(
+        lambda: ledger.given_up[name] == ledger.begun[name] == 1, WAIT, "the end of the call in the server"
+    )
 
 
 @ways.ALL

@@ -345,7 +345,7 @@ def test_well_formed_requests(name):
     fields, wanted = WELL_FORMED[name]
     side = begun()
     assert side.receive(head(1, fields)) == 0
-    (_, _, _, got, end), = side.events
+    ((_, _, _, got, end),) = side.events
     assert end
     assert wanted in got
     assert len([n for n, _ in got if n == wanted[0]]) == 1
