@@ -42,6 +42,17 @@ class App:
         self.server.server_close()
 
 
+class Existing(App):
+    """An application that runs somewhere else."""
+
+    def __init__(self, name: str, port: int) -> None:
+        self.name = name
+        self.port = port
+
+    def close(self) -> None:
+        """Not ours."""
+
+
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128

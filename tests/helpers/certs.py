@@ -1,9 +1,9 @@
 """Certificates for tests, made in memory: CAs, leaves with SPIFFE URIs or DNS names, any validity.
 
-    ca = Authority()
-    web = ca.leaf(uris=["spiffe://mesh.local/ns/default/sa/web"])
-    gateway = ca.leaf(dns=["*.example.com"], client=False)
-    web.cert, web.key (PEM), ca.pem; web.write(directory) -> paths of files
+ca = Authority()
+web = ca.leaf(uris=["spiffe://mesh.local/ns/default/sa/web"])
+gateway = ca.leaf(dns=["*.example.com"], client=False)
+web.cert, web.key (PEM), ca.pem; web.write(directory) -> paths of files
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HOUR = datetime.timedelta(hours=1)
 
 
 def new_key(kind: str = "p256") -> PrivateKey:
-    """"p256", "p384" or "rsa" (2048 bits)."""
+    """ "p256", "p384" or "rsa" (2048 bits)."""
     if kind == "rsa":
         return rsa.generate_private_key(public_exponent=65537, key_size=2048)
     return ec.generate_private_key(ec.SECP384R1() if kind == "p384" else ec.SECP256R1())
@@ -69,8 +69,12 @@ class Authority:
         self.name = _name(name)
         self.parent = parent
         self.certificate = self._sign(
-            self.name, self.key, [x509.BasicConstraints(ca=True, path_length=None), _usage(ca=True)],
-            -24 * HOUR, 24 * HOUR, by=parent or self,
+            self.name,
+            self.key,
+            [x509.BasicConstraints(ca=True, path_length=None), _usage(ca=True)],
+            -24 * HOUR,
+            24 * HOUR,
+            by=parent or self,
         )
         self.pem = _pem(self.certificate)
 
@@ -148,6 +152,13 @@ class Authority:
 
 def _usage(*, ca: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, key_cert_sign=ca, crl_sign=ca, encipher_only=False, decipher_only=False,
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
     )

@@ -33,9 +33,7 @@ def free_port() -> int:
     raise RuntimeError("no free port on 127.0.0.1")
 
 
-def wait_for(
-    predicate: Callable[[], T], timeout: float = 10.0, what: str = "", interval: float = 0.02
-) -> T:
+def wait_for(predicate: Callable[[], T], timeout: float = 10.0, what: str = "", interval: float = 0.02) -> T:
     """The first true value of `predicate`; AssertionError when none came in time.
 
     An OSError (a refused connection, say) counts as "not yet".

@@ -52,7 +52,12 @@ class Process:
         self.stderr_path = directory / f"{self.name}-{serial}.stderr"
         with self.stdout_path.open("wb") as out, self.stderr_path.open("wb") as err:
             self.popen = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment(env), cwd=cwd,
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment(env),
+                cwd=cwd,
                 start_new_session=True,
             )
 

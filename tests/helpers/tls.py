@@ -21,12 +21,21 @@ class Oracle:
     """Python's ssl with the methods of our Conn: `error` says what the peer's alert or our check was."""
 
     def __init__(
-        self, context: ssl.SSLContext, sock: socket.socket, *, server: bool, name: str | None = None,
+        self,
+        context: ssl.SSLContext,
+        sock: socket.socket,
+        *,
+        server: bool,
+        name: str | None = None,
         session: ssl.SSLSession | None = None,
     ) -> None:
         self.s = context.wrap_socket(
-            sock, server_side=server, do_handshake_on_connect=False, server_hostname=name,
-            suppress_ragged_eofs=False, session=session,
+            sock,
+            server_side=server,
+            do_handshake_on_connect=False,
+            server_hostname=name,
+            suppress_ragged_eofs=False,
+            session=session,
         )
         self.error = ""
 

@@ -168,9 +168,20 @@ def simple_config(*ports: int, **route: Any) -> dict[str, Any]:
     return {
         "node_id": "test",
         "listeners": [{"name": "l", "kind": "gateway", "address": "127.0.0.1", "port": 80, "table": "t"}],
-        "tables": [{"name": "t", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
-            {"name": "r", "dests": [{"cluster": "c", "weight": 1}], **route},
-        ]}]}],
+        "tables": [
+            {
+                "name": "t",
+                "virtual_hosts": [
+                    {
+                        "name": "v",
+                        "domains": ["*"],
+                        "routes": [
+                            {"name": "r", "dests": [{"cluster": "c", "weight": 1}], **route},
+                        ],
+                    }
+                ],
+            }
+        ],
         "clusters": [{"name": "c", "endpoints": [{"address": "127.0.0.1", "port": p} for p in ports]}],
         "tls": [],
     }
@@ -179,7 +190,9 @@ def simple_config(*ports: int, **route: Any) -> dict[str, Any]:
 class WorkerProxy:
     """A forked worker behind one listener."""
 
-    def __init__(self, config: dict[str, Any] | None, options: dict[str, int] | None = None, *, log: bool = False) -> None:
+    def __init__(
+        self, config: dict[str, Any] | None, options: dict[str, int] | None = None, *, log: bool = False
+    ) -> None:
         self.segment = Segment.create(1)
         self.segment.set_log(log)
         self.cells = CellMap(self.segment)
@@ -215,7 +228,9 @@ class WorkerProxy:
     def dial(self) -> Peer:
         return Peer(socket.create_connection(("127.0.0.1", self.port), 10))
 
-    def get(self, path: str = "/", *, host: str = "test", more: str = "") -> tuple[int, dict[str, str], bytes]:
+    def get(
+        self, path: str = "/", *, host: str = "test", more: str = ""
+    ) -> tuple[int, dict[str, str], bytes]:
         peer = self.dial()
         try:
             peer.send(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n".encode())
@@ -252,7 +267,11 @@ class WorkerProxy:
 
 @contextlib.contextmanager
 def serving(
-    *upstreams: Upstream, options: dict[str, int] | None = None, log: bool = False, config: dict[str, Any] | None = None, **route: Any
+    *upstreams: Upstream,
+    options: dict[str, int] | None = None,
+    log: bool = False,
+    config: dict[str, Any] | None = None,
+    **route: Any,
 ) -> Iterator[WorkerProxy]:
     """A worker in front of these upstreams; all are closed at the end, and the worker must have survived."""
     proxy = WorkerProxy(config or simple_config(*(u.port for u in upstreams), **route), options, log=log)

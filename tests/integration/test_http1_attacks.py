@@ -153,7 +153,9 @@ def test_a_worker_out_of_descriptors_recovers():
         assert proxy.get()[0] == 200
 
 
-@pytest.mark.parametrize("length", [b"9223372036854775807", b"18446744073709551617", b"99999999999999999999", b"-1", b"+1", b"1,1"])
+@pytest.mark.parametrize(
+    "length", [b"9223372036854775807", b"18446744073709551617", b"99999999999999999999", b"-1", b"+1", b"1,1"]
+)
 def test_lengths_that_no_integer_holds_are_refused(length: bytes):
     up = Upstream()
     with serving(up) as proxy:
@@ -183,10 +185,16 @@ def test_a_request_without_a_host_has_nowhere_to_be_redirected_to_and_is_logged(
     [
         (b"GET", OK + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
         (b"GET", OK + b"x"),
-        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 46\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
+        (
+            b"HEAD",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 46\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison",
+        ),
         (b"GET", b"HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
         (b"GET", b"HTTP/1.1 304 Not Modified\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
-        (b"GET", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
+        (
+            b"GET",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison",
+        ),
     ],
 )
 def test_bytes_behind_an_answer_never_answer_the_next_request(method: bytes, answer: bytes):
@@ -414,10 +422,24 @@ def chaos_upstream(seed: int) -> Upstream:
     up = Upstream()
     rng = random.Random(seed)
     lock = threading.Lock()
-    body = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 500 + b"0\r\nX-T: 1\r\n\r\n"
+    body = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"1\r\nx\r\n" * 500
+        + b"0\r\nX-T: 1\r\n\r\n"
+    )
     answers = [
-        OK, OK, OK, body, body[:700], b"HTTP/1.1 200 OK\r\n\r\nuntil the end", b"garbage\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
-        b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"y" * 200_000, OK + OK, b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nz", b"",
+        OK,
+        OK,
+        OK,
+        body,
+        body[:700],
+        b"HTTP/1.1 200 OK\r\n\r\nuntil the end",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"y" * 200_000,
+        OK + OK,
+        b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nz",
+        b"",
         b"HTTP/1.1 101 S\r\nUpgrade: w\r\nConnection: upgrade\r\n\r\nhello",
     ]
 
@@ -450,14 +472,20 @@ def chaos_upstream(seed: int) -> Upstream:
 
 def chaos_client(proxy: WorkerProxy, seed: int, rounds: int) -> None:
     rng = random.Random(seed)
-    chunked = b"".join(b"%x\r\n%s\r\n" % (n, b"b" * n) for n in (1, 500, 3, 20_000, 1)) + b"0\r\nX-T: 2\r\n\r\n"
+    chunked = (
+        b"".join(b"%x\r\n%s\r\n" % (n, b"b" * n) for n in (1, 500, 3, 20_000, 1)) + b"0\r\nX-T: 2\r\n\r\n"
+    )
     requests = [
-        GET, b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.0\r\n\r\n", b"nonsense\r\n\r\n",
+        GET,
+        b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"nonsense\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"p" * 100_000,
         b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked,
         b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked[:-30] + b"zz\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: w\r\n\r\nafter",
-        GET * 20, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + GET,
+        GET * 20,
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + GET,
     ]
     for _ in range(rounds):
         peer = small_reader(proxy) if rng.random() < 0.3 else proxy.dial()
@@ -486,8 +514,14 @@ def chaos_client(proxy: WorkerProxy, seed: int, rounds: int) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_whatever_happens_nothing_is_left_behind(seed: int):
     ups = [chaos_upstream(seed * 10 + i) for i in range(2)]
-    config = simple_config(*(up.port for up in ups), retries={"attempts": 2, "retry_on": ["connect-failure", "refused-stream"]}, timeout_ms=400)
-    with serving(*ups, config=config, log=True, options={"drain_idle_ms": 20, "header_timeout_ms": 1000}) as proxy:
+    config = simple_config(
+        *(up.port for up in ups),
+        retries={"attempts": 2, "retry_on": ["connect-failure", "refused-stream"]},
+        timeout_ms=400,
+    )
+    with serving(
+        *ups, config=config, log=True, options={"drain_idle_ms": 20, "header_timeout_ms": 1000}
+    ) as proxy:
         threads = [threading.Thread(target=chaos_client, args=(proxy, seed * 100 + i, 40)) for i in range(6)]
         for thread in threads:
             thread.start()

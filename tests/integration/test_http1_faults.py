@@ -20,12 +20,18 @@ def status_of(data: bytes) -> int:
 
 
 BAD_REQUESTS = {
-    "cl and te": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "cl and te": (
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
     "two cl": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400),
     "cl list": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\nabc", 400),
     "cl sign": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc", 400),
     "te not chunked": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
-    "te twice": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "te twice": (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
     "te in 1.0": (b"POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     "obs-fold": (b"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", 400),
     "bare lf": (b"GET / HTTP/1.1\nHost: x\n\n", 400),
@@ -51,7 +57,9 @@ def test_a_bad_request_is_answered_closed_and_never_reaches_an_upstream(name: st
     up = Upstream()
     with serving(up, log=True) as proxy:
         client = proxy.dial()
-        threading.Thread(target=lambda: client.send(data + b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"), daemon=True).start()
+        threading.Thread(
+            target=lambda: client.send(data + b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"), daemon=True
+        ).start()
         answer = client.rest()
         assert status_of(answer) == status
         assert answer.count(b"HTTP/1.1 ") == 1
@@ -63,7 +71,17 @@ def test_a_bad_request_is_answered_closed_and_never_reaches_an_upstream(name: st
         assert records[0]["details"].startswith("http1.")
 
 
-@pytest.mark.parametrize("body", [b"zz\r\n", b"5\r\nhelloX", b"-1\r\n", b"fffffffffffffffff\r\n", b"3\nabc\r\n", b"0\r\nHost: evil\r\n\r\n"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"zz\r\n",
+        b"5\r\nhelloX",
+        b"-1\r\n",
+        b"fffffffffffffffff\r\n",
+        b"3\nabc\r\n",
+        b"0\r\nHost: evil\r\n\r\n",
+    ],
+)
 def test_a_bad_chunked_body_never_completes_at_the_upstream(body: bytes):
     up = Upstream()
     tails: list[bytes] = []
@@ -283,7 +301,9 @@ def test_idle_connections_that_the_upstream_closes_cause_no_error_whatever_the_m
             body = b"Content-Length: 1\r\n\r\nx" if method == b"POST" else b"\r\n"
             client.send(method + b" / HTTP/1.1\r\nHost: x\r\n" + body)
             assert client.answer()[0] == 200, i
-            time.sleep(0.0195 + i % 10 * 0.0001)  # around the upstream's own timeout: the race is what is tested
+            time.sleep(
+                0.0195 + i % 10 * 0.0001
+            )  # around the upstream's own timeout: the race is what is tested
         assert up.connections > 20
 
 
@@ -428,7 +448,9 @@ def test_without_a_config_for_long_requests_are_refused_until_there_is_one():
         status, fields, body = client.answer()
         assert (status, fields["connection"], body) == (503, "close", b"no configuration yet\n")
         proxy.publish(simple_config(up.port))
-        early.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # who was accepted without a config is not routed by a later one
+        early.send(
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+        )  # who was accepted without a config is not routed by a later one
         assert early.answer()[0] == 503
         assert proxy.get()[0] == 200
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from helpers import Process, free_port, wait_for, wait_port
-from helpers.app import App
+from helpers.app import App, Existing
 from helpers.mesh import Mesh, Sidecar, running
 
 MEBIBYTE = 1 << 20
@@ -37,17 +37,6 @@ def web(mesh: Mesh, reviews: Sidecar) -> Sidecar:
     web = mesh.sidecar("web", app=App("web"))
     mesh.reaches(web, "reviews", reviews)
     return web
-
-
-class Existing(App):
-    """An application that runs somewhere else."""
-
-    def __init__(self, name: str, port: int) -> None:
-        self.name = name
-        self.port = port
-
-    def close(self) -> None:
-        """Not ours."""
 
 
 # --- curl

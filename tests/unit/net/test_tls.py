@@ -97,7 +97,7 @@ def test_a_chain_of_intermediates():
     with T.ours(client_ctx(), [server_ctx(cert=leaf.cert, key=leaf.key)]) as (c, s):
         assert T.shake(c, s) == (0, 0)
     with T.ours(client_ctx(ca=issuing.pem), [server_ctx(cert=leaf.cert, key=leaf.key)]) as (c, s):
-        assert T.shake(c, s) == (0, 0)            # an intermediate as the anchor
+        assert T.shake(c, s) == (0, 0)  # an intermediate as the anchor
 
 
 def test_byte_by_byte():

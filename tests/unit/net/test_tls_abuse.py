@@ -126,14 +126,14 @@ HELLO, SERVER_FLIGHT, LAST = recorded()
     [
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10" + b"x" * 37,    # SSLv2 hello
-        b"\x16\x03\x01\xff\xff" + b"\x00" * 70000,                      # a record that is too long
-        b"\x16\x03\x01\x00\x00" * 100,                                  # empty records without an end
-        b"\x15\x03\x01\x00\x02\x02\x28",                                # an alert at once
-        b"\x17\x03\x03\x00\x20" + b"x" * 32,                            # data before the handshake
+        b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10" + b"x" * 37,  # SSLv2 hello
+        b"\x16\x03\x01\xff\xff" + b"\x00" * 70000,  # a record that is too long
+        b"\x16\x03\x01\x00\x00" * 100,  # empty records without an end
+        b"\x15\x03\x01\x00\x02\x02\x28",  # an alert at once
+        b"\x17\x03\x03\x00\x20" + b"x" * 32,  # data before the handshake
         b"\x00" * 1000,
         b"\xff" * 1000,
-        b"\x16\x03\x01\x00\x04\x01\xff\xff\xff" + b"x" * 20000,          # a hello of 16 MB
+        b"\x16\x03\x01\x00\x04\x01\xff\xff\xff" + b"x" * 20000,  # a hello of 16 MB
     ],
 )
 def test_garbage(data):
@@ -222,7 +222,7 @@ def test_records_damaged_after_the_handshake():
         assert T.shake(c, s) == (0, 0)
         a.send(b"\x17\x03\x03\x00\x30" + os.urandom(48))
         assert T.read_some(s) == tls.ETLS and "bad record mac" in s.error
-        assert T.read_some(c) == tls.ETLS                               # it was told
+        assert T.read_some(c) == tls.ETLS  # it was told
         c.free()
         s.free()
 
@@ -246,7 +246,9 @@ def test_renegotiation_is_refused():
         port = listener.getsockname()[1]
         with subprocess.Popen(
             ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_2"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         ) as probe:
             conn, _ = listener.accept()
             with conn:

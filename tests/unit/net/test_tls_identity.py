@@ -99,7 +99,7 @@ BAD = {
 def test_a_bad_client_is_refused(case):
     leaf, code, why = BAD[case]
     with T.ours(client_ctx(leaf), [server_ctx(trust_domain=b"mesh.local")]) as (c, s):
-        assert T.shake(c, s) == (0, code)             # TLS 1.3: the client is done before it is judged
+        assert T.shake(c, s) == (0, code)  # TLS 1.3: the client is done before it is judged
         assert s.error == why
         assert s.peer_id == ""
         assert s.handshake() == s.read() == s.write(b"x") == code
@@ -163,7 +163,7 @@ def test_a_server_that_asks_for_none_sees_none():
         (["https://example.com/x"], [], ["https://example.com/x"], True),
         (["https://example.com/x"], [], ["https://example.com/"], False),
         ([], [WEB_ID[9:19]], [WEB_ID], False),
-        ([], [], ["leaf"], False),                                    # the subject's name counts for nothing
+        ([], [], ["leaf"], False),  # the subject's name counts for nothing
     ],
 )
 def test_expected_names(uris, dns, sans, ok):

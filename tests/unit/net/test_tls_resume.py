@@ -280,7 +280,7 @@ def worker(listener, visits):
     for _ in range(visits):
         sock, _ = listener.accept()
         with sock:
-            end = tls.server([ctx], sock.fileno())        # a blocking socket: each call waits
+            end = tls.server([ctx], sock.fileno())  # a blocking socket: each call waits
             while end.handshake() != 0:
                 pass
             assert end.read(1) == b"?"
