@@ -21,11 +21,14 @@ FM_ETRAILER.
 
 Requests: m.method, method_name, target, path, query, host, protocol; Host is the first field of m.hdr. Responses: status. m.minor is 2,
 m.content_length as declared, m.body is set by the caller. Trailers: m.hdr only. What came as a never-indexed literal has HF_NEVER (:authority:
-its Host field; another pseudo field: MF_NEVER)."""
+its Host field; another pseudo field: MF_NEVER).
 
-cdef uint32_t h2_head_size(const Msg *m) noexcept nogil
+On the mesh link (HF2_LINK) a head that was HTTP/1 at the other end has its minor (0 or 1) and its names in their case: proto/h2_case."""
+
+cdef uint32_t h2_head_size(const H2 *h, const Msg *m) noexcept nogil
 """Bytes that suffice for h2_head_encode."""
 cdef char *h2_head_encode(H2 *h, const Msg *m, char *p, const char *end) noexcept nogil
-"""The header block of a request or response head; the byte behind it, or NULL: it does not fit (allow h2_head_size)."""
+"""The header block of a request or response head; the byte behind it, or NULL: it does not fit (allow h2_head_size). On the mesh link
+m.minor must be what it was at its origin: below 2 makes HTTP/1's facts travel along."""
 cdef char *h2_fields_encode(H2 *h, const Hdr *t, int n, char *p, const char *end) noexcept nogil
 """The header block of a trailer section."""

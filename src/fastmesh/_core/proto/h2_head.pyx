@@ -8,15 +8,17 @@ from fastmesh._core.base.view cimport Slice, View, slice_ieq, slice_of, view_of
 from fastmesh._core.proto.authority cimport authority_check
 from fastmesh._core.proto.gen_tables cimport CC_TOKEN, fm_cc
 from fastmesh._core.proto.h1_head cimport H1_MAX_METHOD, h1_target_form
-from fastmesh._core.proto.h2_stream cimport H2, H2_ARENA
+from fastmesh._core.proto.h2_case cimport H2_CASE_FIELD, H2_CASE_MOST, h2_case_read, h2_case_write, h2_field_goes
+from fastmesh._core.proto.h2_stream cimport H2, H2_ARENA, HF2_LINK
 from fastmesh._core.proto.hpack cimport HpackArena, hpack_block_begin, hpack_next
 from fastmesh._core.proto.hpack_enc cimport hpack_enc_begin, hpack_enc_field
 from fastmesh._core.proto.hygiene cimport trailer_forbidden
 from fastmesh._core.proto.lists cimport slice_is
 from fastmesh._core.proto.msg cimport (
     H_CONNECTION, H_CONTENT_LENGTH, H_COOKIE, H_EXPECT, H_HOST, H_KEEP_ALIVE, H_NONE, H_PROXY_CONNECTION, H_TE, H_TRANSFER_ENCODING,
-    H_UPGRADE, HF_DROP, HF_NEVER, HP_AUTHORITY, HP_METHOD, HP_PATH, HP_PROTOCOL, HP_SCHEME, HP_STATUS, M_CONNECT, MF_EXPECT_100,
-    MF_HTTPS, MF_NEVER, MF_PROTOCOL, MF_RESPONSE, MF_TE_TRAILERS, MSG_MAX_HEAD, MSG_MAX_HEADERS, MSG_MAX_TARGET, Hdr, Msg, method_id, msg_reset)
+    H_UPGRADE, H_X_FASTMESH_H1, HF_DROP, HF_NEVER, HP_AUTHORITY, HP_METHOD, HP_PATH, HP_PROTOCOL, HP_SCHEME, HP_STATUS, M_CONNECT,
+    MF_EXPECT_100, MF_HTTPS, MF_NEVER, MF_PROTOCOL, MF_RESPONSE, MF_TE_TRAILERS, MSG_MAX_HEAD, MSG_MAX_HEADERS, MSG_MAX_TARGET, Hdr, Msg,
+    method_id, msg_reset)
 from fastmesh._core.proto.scan cimport fm_scan_target, fm_scan_token, fm_scan_value
 
 cdef enum:
@@ -98,8 +100,8 @@ cdef int64_t length_of(Slice v) noexcept nogil:
     return n
 
 
-cdef int on_field(Msg *m, const Hdr *f, bint request) noexcept nogil:
-    # what a regular field does beside being one: FM_OK: keep it; 1: leave it out; else a code
+cdef int on_field(Msg *m, Hdr *f, bint request, Slice *facts) noexcept nogil:
+    # what a regular field does beside being one: FM_OK: keep it; 1: leave it out; else a code. facts: NULL but on the mesh link.
     cdef Slice v = slice_of(f.value, f.value_n)
     cdef int64_t n
     cdef int k = f.id
@@ -117,7 +119,7 @@ cdef int on_field(Msg *m, const Hdr *f, bint request) noexcept nogil:
         if n < 0 or (m.content_length >= 0 and m.content_length != n):
             return FM_EBAD
         if m.content_length == n:
-            return 1             # said twice, the same: once is enough
+            f.flags |= HF_DROP   # said twice, the same: once is enough
         m.content_length = n
         return FM_OK
     if k == H_HOST and request:
@@ -130,6 +132,11 @@ cdef int on_field(Msg *m, const Hdr *f, bint request) noexcept nogil:
         if not slice_is(v, "100-continue", 12):
             return FM_EEXPECT
         m.flags |= MF_EXPECT_100
+    if k == H_X_FASTMESH_H1 and facts != NULL:
+        if facts.n or v.n == 0:
+            return FM_EBAD       # our own, said twice or empty
+        facts[0] = v
+        return 1
     return FM_OK
 
 
@@ -256,13 +263,15 @@ cdef int h2_head_decode(H2 *h, int kind, const char *p, uint32_t n, Msg *m) noex
     cdef Pseudo ps
     cdef Hdr f
     cdef Slice none = slice_of(NULL, 0)
+    cdef Slice facts = none
+    cdef bint link = h.flags & HF2_LINK
     cdef int verdict = FM_OK
     cdef int rc
     a.begin = h.arena
     a.p = h.arena
     a.end = h.arena + H2_ARENA
     a.list_n = 0
-    a.list_most = MSG_MAX_HEAD
+    a.list_most = MSG_MAX_HEAD + (H2_CASE_FIELD if link else 0)
     a.over = 0
     ps.method = ps.scheme = ps.authority = ps.path = ps.protocol = ps.status = none
     msg_reset(m, MF_RESPONSE if kind == H2_RESPONSE else 0)
@@ -283,14 +292,14 @@ cdef int h2_head_decode(H2 *h, int kind, const char *p, uint32_t n, Msg *m) noex
             verdict = FM_EBAD
         elif f.name_n and f.name[0] == 58:  # ':'
             if kind == H2_TRAILERS or m.nhdr != (kind == H2_REQUEST) or m.content_length >= 0 or m.flags & (
-                    MF_TE_TRAILERS | MF_EXPECT_100) or m.host.p != NULL or not set_pseudo(m, &ps, &f, kind):
+                    MF_TE_TRAILERS | MF_EXPECT_100) or m.host.p != NULL or facts.n or not set_pseudo(m, &ps, &f, kind):
                 verdict = FM_EBAD  # also behind a regular field
         elif not name_ok(&f):
             verdict = FM_EBAD
         elif kind == H2_TRAILERS and trailer_forbidden(&f):
             verdict = FM_ETRAILER
         else:
-            rc = on_field(m, &f, kind == H2_REQUEST) if kind != H2_TRAILERS else FM_OK
+            rc = on_field(m, &f, kind == H2_REQUEST, &facts if link else NULL) if kind != H2_TRAILERS else FM_OK
             if rc < 0:
                 verdict = rc
             elif rc == FM_OK:
@@ -308,23 +317,22 @@ cdef int h2_head_decode(H2 *h, int kind, const char *p, uint32_t n, Msg *m) noex
                 verdict = join_cookies(m, &a)
         elif kind == H2_RESPONSE:
             verdict = status_line(m, &ps)
+        if verdict == FM_OK and facts.n:
+            verdict = h2_case_read(m, facts, &a)
     return verdict
 
 
 # ---- out -----------------------------------------------------------------------------------------------------------------------------
 
-cdef uint32_t h2_head_size(const Msg *m) noexcept nogil:
+cdef uint32_t h2_head_size(const H2 *h, const Msg *m) noexcept nogil:
     # pseudo field names, a method, a scheme, table size updates
     cdef uint32_t n = 160 + m.method_name.n + m.target.n + m.protocol.n
     cdef uint32_t i
     for i in range(m.nhdr):
         n += m.hdr[i].name_n + m.hdr[i].value_n + FIELD_EXTRA
+    if h.flags & HF2_LINK and m.minor < 2:
+        n += H2_CASE_FIELD       # counts more than it takes
     return n
-
-
-cdef inline bint http1_only(int hid) noexcept nogil:
-    return (hid == H_CONNECTION or hid == H_KEEP_ALIVE or hid == H_PROXY_CONNECTION or hid == H_TRANSFER_ENCODING or hid == H_UPGRADE
-            or hid == H_TE)
 
 
 cdef char *put(H2 *h, char *p, const char *end, const char *name, uint32_t name_n, Slice value, int hid, uint32_t flags) noexcept nogil:
@@ -335,14 +343,24 @@ cdef char *h2_fields_encode(H2 *h, const Hdr *t, int n, char *p, const char *end
     cdef int i
     p = hpack_enc_begin(&h.enc, p, end)  # trailers are a block of their own; behind a head's pseudo fields nothing is due
     for i in range(n):
-        if p != NULL and not t[i].flags & HF_DROP and not http1_only(t[i].id) and t[i].id != H_HOST and t[i].name[0] != 58:
+        if p != NULL and h2_field_goes(&t[i]):
             p = hpack_enc_field(&h.enc, h.bufs, p, end, t[i].name, t[i].name_n, t[i].value, t[i].value_n, t[i].id, t[i].flags)
     return p
+
+
+cdef char *put_facts(H2 *h, const Msg *m, char *p, const char *end, uint32_t block_n) noexcept nogil:
+    cdef char facts[H2_CASE_MOST]
+    cdef uint32_t n = H2_CASE_MOST
+    if block_n > MSG_MAX_HEAD - H2_CASE_FIELD:
+        n = 1                    # the block must stay below what the other side takes
+    n = h2_case_write(m, facts, n)
+    return put(h, p, end, b"x-fastmesh-h1", 13, slice_of(facts, n), H_X_FASTMESH_H1, 0)
 
 
 cdef char *h2_head_encode(H2 *h, const Msg *m, char *p, const char *end) noexcept nogil:
     cdef char digits[3]
     cdef uint32_t never = HF_NEVER if m.flags & MF_NEVER else 0
+    cdef char *start = p
     cdef uint32_t i
     p = hpack_enc_begin(&h.enc, p, end)
     if m.flags & MF_RESPONSE:
@@ -366,4 +384,6 @@ cdef char *h2_head_encode(H2 *h, const Msg *m, char *p, const char *end) noexcep
     p = h2_fields_encode(h, m.hdr, <int>m.nhdr, p, end)
     if m.flags & MF_TE_TRAILERS and not m.flags & MF_RESPONSE:
         p = put(h, p, end, b"te", 2, slice_of(b"trailers", 8), H_TE, 0)
+    if h.flags & HF2_LINK and m.minor < 2 and p != NULL:
+        p = put_facts(h, m, p, end, <uint32_t>(p - start))
     return p

@@ -249,7 +249,7 @@ cdef int put_head(H2Stream *s, const Msg *m, const Hdr *t, int nt, bint end) noe
     cdef int rc = FM_OK
     cdef int i
     if m != NULL:
-        size = h2_head_size(m)
+        size = h2_head_size(h, m)
     else:
         for i in range(nt):
             size += t[i].name_n + t[i].value_n + 12
