@@ -48,6 +48,7 @@ LIBRARIES = {
     "fastmesh._core.net.tls_peer": ["ssl", "crypto"],
     "fastmesh._core.net.tls_session": ["ssl", "crypto"],
     "fastmesh._core.net.conn": ["ssl", "crypto"],
+    "fastmesh._core.proxy.bridge": ["crypto"],
     "fastmesh._core.base.regex": ["re2", "stdc++"],
 }
 # RE2 is C++: its wrapper is the only module compiled as such.

@@ -37,6 +37,9 @@ cdef extern from "openssl/core_dispatch.h" nogil:
     int OSSL_OP_DECODER, OSSL_OP_KEYMGMT, OSSL_FUNC_PROVIDER_TEARDOWN, OSSL_FUNC_PROVIDER_GETTABLE_PARAMS, OSSL_FUNC_PROVIDER_GET_PARAMS
     int OSSL_FUNC_PROVIDER_QUERY_OPERATION, OSSL_FUNC_PROVIDER_GET_CAPABILITIES
 
+cdef extern from "openssl/sha.h" nogil:
+    unsigned char *SHA1(const unsigned char *d, size_t n, unsigned char *md)
+
 cdef extern from "openssl/err.h" nogil:
     unsigned long ERR_get_error()
     unsigned long ERR_peek_error()

@@ -11,7 +11,7 @@ from fastmesh._core.policy.lb cimport LbView, lb_pick, rng_next
 from fastmesh._core.policy.router cimport RouteMatch, router_match
 from fastmesh._core.proto.hygiene cimport hygiene_request, hygiene_response
 from fastmesh._core.proto.msg cimport (
-    BODY_CHUNKED, BODY_NONE, BODY_TUNNEL, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_PROTOCOL, MF_UPGRADE, Hdr, Msg, msg_keep, msg_kept_size,
+    BODY_CHUNKED, BODY_NONE, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg, msg_keep, msg_kept_size,
     msg_load)
 from fastmesh._core.proxy.call cimport call_begin, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
@@ -149,7 +149,7 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
         log_keep_request(ex, m)
         answer(ex, rc)
         return
-    if m.flags & MF_PROTOCOL or (m.flags & MF_UPGRADE and m.body == BODY_NONE):
+    if m.flags & MF_UPGRADE and m.body == BODY_NONE:
         ex.flags |= XF_UPGRADE
     if w.snap.h == NULL or l.table == SNAP_NONE:
         log_keep_request(ex, m)
@@ -541,7 +541,7 @@ cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
         return
     if m.body == BODY_NONE and call_status(ex, m.hdr, <int>m.nhdr) and retry(ex, call_retry_on(ex)):
         return                   # trailers only: the call may be made again
-    if m.status == 101 or m.body == BODY_TUNNEL:
+    if m.status == 101:
         if not ex.flags & XF_UPGRADE:
             exchange_up_failed(ex, RE_UP_PROTOCOL)
             return

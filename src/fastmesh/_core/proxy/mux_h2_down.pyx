@@ -20,6 +20,7 @@ from fastmesh._core.proto.h2_stream cimport (
     HF2_GOAWAY_SENT, HF2_PREFACE, HS_CLOSED, HS_HALF_LOCAL, HSF_BROKEN, HSF_END_QUEUED, HSF_IN_END, HSF_WAITING, H2N_STALLED, H2, H2Limits, H2Ops,
     H2Stream, h2_count, h2_stream_any, h2_stream_close, h2_stream_release, h2_stream_stale)
 from fastmesh._core.proto.msg cimport BODY_NONE, M_CONNECT, MF_PROTOCOL, Hdr, Msg, msg_load
+from fastmesh._core.proxy.bridge cimport bridge_from_connect, bridge_to_accepted
 from fastmesh._core.proxy.ctx cimport (
     DOWN_H2, PH_DONE, XF_TUNNEL, Down, DownOps, Exchange, H2Io, H2IoOps, H2s, ListenerState, Worker)
 from fastmesh._core.proxy.down cimport down_bytes, down_end, down_handover, down_refused_plain
@@ -239,6 +240,7 @@ cdef void on_head(H2 *h, H2Stream *st, Msg *m, bint end) noexcept nogil:
     cdef H2s *s = <H2s *>io.owner
     cdef Worker *w = s.w
     cdef Exchange *ex
+    cdef int rc
     if down_refused_plain(<Down *>s):
         h2_fail(h, H2_INADEQUATE_SECURITY, b"plaintext is not accepted any more")
         return
@@ -249,8 +251,13 @@ cdef void on_head(H2 *h, H2Stream *st, Msg *m, bint end) noexcept nogil:
         exchange_refuse(ex, m, RE_OVERLOAD)
     elif s.listener.table == SNAP_NONE:
         exchange_refuse(ex, m, RE_NO_CONFIG)
-    elif m.method == M_CONNECT and not m.flags & MF_PROTOCOL:
-        exchange_refuse(ex, m, FM_EMETHOD)
+    elif m.method == M_CONNECT:
+        w.hused = 0
+        rc = bridge_from_connect(w, m) if m.flags & MF_PROTOCOL else FM_EMETHOD
+        if rc == FM_OK:
+            exchange_head(ex, m, s.listener)
+        else:
+            exchange_refuse(ex, m, rc)
     else:
         exchange_head(ex, m, s.listener)
     settle(io, ex)
@@ -382,6 +389,8 @@ cdef int d_head(Exchange *ex, Msg *m) noexcept nogil:
     cdef int rc
     if st == NULL:
         return FM_EOF
+    if m.status == 101:
+        bridge_to_accepted(m)
     rc = h2_send_head(st, m, m.status >= 200 and m.body == BODY_NONE and not ex.flags & XF_TUNNEL)
     h2_io_kick(io_of(st))
     return rc

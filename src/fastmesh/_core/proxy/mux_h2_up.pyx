@@ -19,7 +19,8 @@ from fastmesh._core.proto.h2_send cimport (
 from fastmesh._core.proto.h2_stream cimport (
     HF2_FAILED, HF2_GOAWAY_SEEN, HS_CLOSED, HS_HALF_LOCAL, HSF_BROKEN, HSF_IN_END, HSF_REFUSED, H2, H2Limits, H2Ops, H2Stream, h2_stream_any,
     h2_stream_close, h2_stream_release)
-from fastmesh._core.proto.msg cimport MF_HTTPS, Hdr, Msg, msg_load
+from fastmesh._core.proto.msg cimport BODY_TUNNEL, MF_HTTPS, Hdr, Msg, msg_load
+from fastmesh._core.proxy.bridge cimport bridge_from_accepted, bridge_to_connect
 from fastmesh._core.proxy.ctx cimport (
     C_CONNECT, HC_CONNECT, HC_GONE, HC_LEAVING, HC_OPEN, PH_DONE, XF_TUNNEL, XF_UPGRADE, Exchange, H1c, H2c, H2Io, H2IoOps, UpOps, UpPool, Worker)
 from fastmesh._core.proxy.exchange cimport (
@@ -139,8 +140,13 @@ cdef void fail_later(H2Stream *st) noexcept nogil:
 cdef int x_head(Exchange *ex, Msg *m, bint end) noexcept nogil:
     cdef H2Stream *st = <H2Stream *>ex.up
     cdef H2Io *io = io_of(st)
+    cdef int rc
     if io.conn.tls != NULL and not (<H2c *>io.owner).link:
         m.flags |= MF_HTTPS      # between sidecars the scheme is the client's
+    if ex.flags & XF_UPGRADE:
+        rc = bridge_to_connect(ex, m)
+        if rc != FM_OK:
+            return rc
     h2_io_kick(io)
     return h2_send_head(st, m, end and not ex.flags & XF_UPGRADE)
 
@@ -412,6 +418,9 @@ cdef void on_head(H2 *h, H2Stream *st, Msg *m, bint end) noexcept nogil:
             exchange_up_failed(ex, RE_UP_PROTOCOL)
             return
         exchange_response_head(ex, m)
+        return
+    if m.body == BODY_TUNNEL and bridge_from_accepted(ex, m) != FM_OK:
+        exchange_up_failed(ex, RE_UP_PROTOCOL)
         return
     exchange_response_head(ex, m)
     if ex.up != <void *>st:
