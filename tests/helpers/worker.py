@@ -141,7 +141,7 @@ class Upstream:
         lower = head.lower()
         body = b""
         if b"transfer-encoding: chunked" in lower:
-            while size := int(peer.until(b"\r\n"), 16):
+            while size := int(peer.until(b"\r\n") or b"0", 16):  # b"": the client has gone
                 body += peer.exactly(size)
                 peer.exactly(2)
             peer.until(b"\r\n")

@@ -243,7 +243,7 @@ def test_the_server_sees_the_deadline(calls: Calls) -> None:
     for seconds in (5, 60, 7200):
         facts = json.loads(calls.unary("Facts")(b"", timeout=seconds))
         assert seconds / 2 < facts["remaining"] <= seconds * 1.02, "grpcio rounds up what it sends"
-    assert json.loads(calls.unary("Facts")(b""))["remaining"] is None
+    assert (json.loads(calls.unary("Facts")(b""))["remaining"] or 1e18) > 1e9  # some versions of grpcio say None, others for ever
 
 
 @ways.ALL

@@ -27,3 +27,5 @@ cdef bint h1_worth_parsing(const char *p, uint32_t n, uint32_t last) noexcept no
 
 cdef int h1_target_form(Msg *m) noexcept nogil
 """m.path and m.query of m.target (scanned, not empty) by RFC 9112 3.2: which of the forms, and whether m.method may have it. FM_OK or FM_E*."""
+cdef bint h1_names_http(const char *p, uint32_t n) noexcept nogil
+"""Of bytes that are no request head: does their first line at least say HTTP/ of some version, or is it not a whole line?"""

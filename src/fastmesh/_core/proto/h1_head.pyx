@@ -479,3 +479,17 @@ cdef int h1_response_head(const char *p, uint32_t n, uint32_t last, Msg *m) noex
     if h1_worth_parsing(p, seen, last):
         rc = parse_response(p, seen, m)
     return FM_EHEAD if rc == FM_AGAIN and n > MSG_MAX_HEAD else rc
+
+
+cdef bint h1_names_http(const char *p, uint32_t n) noexcept nogil:
+    cdef const char *end = <const char *>memchr(p, 10, n)
+    cdef const char *at = p
+    if end == NULL:
+        return True
+    while at != NULL and end - at >= 6:
+        at = <const char *>memchr(at, 72, end - at)  # 'H'
+        if at != NULL:
+            if end - at >= 5 and memcmp(at, b"HTTP/", 5) == 0:
+                return True
+            at += 1
+    return False

@@ -9,7 +9,7 @@ cdef enum:
     H2_MAX_STREAMS = 1024        # concurrent, per connection (Envoy); more: REFUSED_STREAM
     H2_STREAM_WINDOW = 262144    # what a peer may send on a stream before it is read by the other side
     H2_CONN_WINDOW = 16777216    # ... on all streams of a connection: 64 stalled ones do not stop the others
-    H2_EDGE_STREAMS = 128        # the same three towards clients of a gateway, who are not trusted (Envoy's advice for an edge: 100, 64 KiB, 1 MiB)
+    H2_EDGE_STREAMS = 256        # the same three towards clients of a gateway, who are not trusted (Envoy's advice for an edge: 100, 64 KiB, 1 MiB)
     H2_EDGE_STREAM_WINDOW = 65536
     H2_EDGE_CONN_WINDOW = 1048576
     H2_RESETS_IN = 200           # RST_STREAM a second before the answer was begun: rapid reset, CVE-2023-44487

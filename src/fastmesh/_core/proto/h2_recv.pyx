@@ -16,7 +16,7 @@ from fastmesh._core.proto.h2_send cimport h2_credit, h2_credit_conn, h2_drop, h2
 from fastmesh._core.proto.h2_stream cimport (
     HE_RECV_DATA, HE_RECV_END, HE_RECV_HEADERS, HF2_FAILED, HF2_GOAWAY_SENT, HF2_PREFACE, HF2_SERVER, HF2_SETTINGS_ACKED,
     HG_ENDED, HG_RESET, HG_UNUSED, H2N_CONTINUATIONS, H2N_CONTROL_OUT, H2N_HEADER_LIST, H2N_REFUSED, HS_CLOSED, HSF_CONNECT, HSF_COUNTED,
-    HSF_HEAD_REQ, HSF_HEAD_SEEN, HSF_HEAD_SENT, H2, H2Stream, h2_count, h2_stream_close, h2_stream_event, h2_stream_find, h2_stream_forget,
+    HSF_HEAD_REQ, HSF_HEAD_SEEN, HSF_HEAD_SENT, HSF_WAITING, H2, H2Stream, h2_count, h2_stream_close, h2_stream_event, h2_stream_find, h2_stream_forget,
     h2_stream_gone, h2_stream_new)
 from fastmesh._core.proto.msg cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_TUNNEL, M_CONNECT, MSG_MAX_HEAD, Msg
 from fastmesh._core.proto.h2_limits cimport (
@@ -100,6 +100,8 @@ cdef uint32_t data_go_on(H2 *h, const char *p, uint32_t n) noexcept nogil:
         s = h2_stream_find(h, h.data_stream)
         if s == NULL or h2_stream_event(s.state, HE_RECV_DATA) < 0 or s.owner == NULL:
             h2_credit_conn(h, k)
+            if end and s != NULL and s.owner == NULL and h2_stream_event(s.state, HE_RECV_END) >= 0:
+                ended(s)
         else:
             if end:
                 ended(s)
@@ -139,7 +141,7 @@ cdef void request_head(H2 *h, H2Stream *s, Msg *m, bint end) noexcept nogil:
 cdef void untaken(H2 *h, uint32_t sid) noexcept nogil:
     # a request that nobody has made his: it would get no credit and never go
     cdef H2Stream *s = h2_stream_find(h, sid)
-    if s != NULL and s.owner == NULL:
+    if s != NULL and s.owner == NULL and not s.flags & HSF_WAITING:  # one that is answered already, and only has to be sent
         h2_drop(s, H2_INTERNAL_ERROR if s.flags & HSF_HEAD_SENT else H2_REFUSED_STREAM)
 
 

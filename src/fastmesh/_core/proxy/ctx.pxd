@@ -61,6 +61,7 @@ cdef struct UpPool:              # one endpoint's connections
     uint64_t h1_policy           # tls_policy under which it chose HTTP/1.1 although HTTP/2 was offered; 0: not seen
     uint32_t count               # connections of this endpoint, in use and idle
     uint32_t nidle
+    uint32_t most_streams        # what its last SETTINGS allowed on a connection; 0: not seen
     uint32_t unlisted            # scratch of upstream_sweep
     uint32_t keep_ms             # the shortest time after which this endpoint closed an idle connection; 0: not seen
     uint32_t avoided             # idle connections that were left alone because of it

@@ -9,6 +9,7 @@ from fastmesh._core.base.timer cimport timer_del, timer_set
 from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.policy.lb cimport LbView, lb_pick, rng_next
 from fastmesh._core.policy.router cimport RouteMatch, router_match
+from fastmesh._core.proto.h2_frame cimport H2_CANCEL
 from fastmesh._core.proto.hygiene cimport hygiene_request, hygiene_response
 from fastmesh._core.proto.msg cimport (
     BODY_CHUNKED, BODY_NONE, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg, msg_keep, msg_kept_size,
@@ -383,6 +384,7 @@ cdef void on_timer(void *arg, uint64_t now_ms) noexcept nogil:
         if ex.flags & XF_RESP_STARTED:
             ex.rf |= RF_UT
             ex.details = b"response_timeout"
+            ex.h2_error = H2_CANCEL  # what gRPC's own servers say at a deadline
             stat_inc(ex.w.seg.stats, ST_RQ_TIMEOUT)
         answer(ex, RE_TIMEOUT)
         return

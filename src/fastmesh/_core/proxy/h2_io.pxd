@@ -30,6 +30,8 @@ cdef void h2_io_keep(H2Io *io, H2Stream *s, const char *p, uint32_t n, bint end)
 """Input that the other side does not take yet; without memory the stream is broken (HSF_BROKEN, woken). Bounded by the stream's window."""
 cdef void h2_io_keep_trailers(H2Io *io, H2Stream *s, const Hdr *t, int n) noexcept nogil
 """The same, behind what is kept; they end it."""
+cdef void h2_io_forget(H2Io *io, H2Stream *s) noexcept nogil
+"""What is kept of its input will not be used: credited to the connection; it is not looked at again."""
 cdef void h2_io_release(H2Io *io, H2Stream *s, uint32_t code) noexcept nogil
 """Its owner lets go of it: reset with code unless it is closed; what is kept of it is credited to the connection."""
 cdef bint h2_io_congested(H2Io *io, H2Stream *s) noexcept nogil

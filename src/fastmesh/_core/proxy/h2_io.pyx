@@ -1,7 +1,7 @@
 """An HTTP/2 connection on its Conn (L3). See h2_io.pxd."""
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from fastmesh._core.base.buf cimport Block, block_data, block_len, block_new, block_room
+from fastmesh._core.base.buf cimport Block, block_data, block_free_all, block_len, block_new, block_room
 from fastmesh._core.base.err cimport FM_AGAIN, FM_EH2, FM_ENOMEM, FM_OK
 from fastmesh._core.net.conn cimport (
     CF_BLOCKED, CF_READABLE, CONN_READ_MIN, CONN_READS_AT_ONCE, Conn, conn_keep, conn_kept_used, conn_read, conn_wake)
@@ -237,9 +237,16 @@ cdef void h2_io_keep_trailers(H2Io *io, H2Stream *s, const Hdr *t, int n) noexce
     s.in_trailers.end = msg_keep(m, block_data(s.in_trailers))
 
 
-cdef void h2_io_release(H2Io *io, H2Stream *s, uint32_t code) noexcept nogil:
+cdef void h2_io_forget(H2Io *io, H2Stream *s) noexcept nogil:
     h2_io_asleep(io, s)
     if s.in_n:
         h2_credit_conn(&io.h, s.in_n)
+        s.in_n = 0
+    block_free_all(&io.w.r.bufs, s.inp)
+    s.inp = NULL
+
+
+cdef void h2_io_release(H2Io *io, H2Stream *s, uint32_t code) noexcept nogil:
+    h2_io_forget(io, s)
     h2_drop(s, code)
     h2_io_kick(io)

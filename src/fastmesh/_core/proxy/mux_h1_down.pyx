@@ -19,7 +19,7 @@ from fastmesh._core.net.sock cimport Addr, sock_reset_on_close
 from fastmesh._core.net.tls cimport tls_speaks
 from fastmesh._core.net.tls_ctx cimport TLS_ALPN_H1, TLS_ALPN_H2, TLS_ALPN_LINK
 from fastmesh._core.proto.h1_body cimport h1_body_feed, h1_body_init, h1_body_request, h1_body_trailers
-from fastmesh._core.proto.h1_head cimport h1_request_head
+from fastmesh._core.proto.h1_head cimport h1_names_http, h1_request_head
 from fastmesh._core.proto.h2_frame cimport H2_PREFACE_N, h2_preface
 from fastmesh._core.proto.h1_write cimport (
     Out, h1_last_chunk_size, h1_write_fields, h1_write_last_chunk, h1_write_status_line, out_bytes, out_hex, out_of)
@@ -35,7 +35,7 @@ from fastmesh._core.proxy.mux_h2_down cimport h2s_take_over
 from fastmesh._core.proxy.relay cimport relay_full
 from fastmesh._core.proxy.respond cimport RE_HEAD_TIMEOUT, RE_NO_CONFIG, RE_OVERLOAD
 from fastmesh._core.shm.snapshot cimport SNAP_NONE, TLS_DISABLE, TLS_STRICT
-from fastmesh._core.shm.stats cimport ST_CX_CLOSED, ST_CX_OVERFLOW, ST_CX_TOTAL, ST_TLS_ACCEPT_FAIL, stat_inc
+from fastmesh._core.shm.stats cimport ST_CX_CLOSED, ST_CX_OVERFLOW, ST_CX_TOTAL, ST_RQ_BAD, ST_TLS_ACCEPT_FAIL, stat_inc
 
 cdef enum:
     BODY_SPANS = 16
@@ -249,7 +249,11 @@ cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
         return 0
     s.seen = 0
     if rc < 0:
-        s_refuse(s, rc)
+        if s.requests == 0 and not h1_names_http(p, n):
+            stat_inc(w.seg.stats, ST_RQ_BAD)
+            s_close(s)           # another protocol (a broken HTTP/2 preface, say): an answer in HTTP/1.1 would be noise to it
+        else:
+            s_refuse(s, rc)
         return -1
     if overload:
         s_refuse(s, RE_OVERLOAD)

@@ -28,7 +28,7 @@ from fastmesh._core.proxy.exchange cimport (
     exchange_down_closed, exchange_down_idle, exchange_down_reset, exchange_head, exchange_new, exchange_refuse, exchange_request_data,
     exchange_request_end, exchange_wants_body)
 from fastmesh._core.proxy.h2_io cimport (
-    h2_io_begin, h2_io_congested, h2_io_end, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kick, h2_io_out, h2_io_read, h2_io_release,
+    h2_io_begin, h2_io_congested, h2_io_end, h2_io_forget, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kick, h2_io_out, h2_io_read, h2_io_release,
     h2_io_wake)
 from fastmesh._core.proxy.respond cimport RE_NO_CONFIG, RE_OVERLOAD
 from fastmesh._core.shm.snapshot cimport L_GATEWAY, SNAP_NONE
@@ -364,6 +364,7 @@ cdef void on_settings(H2 *h) noexcept nogil:
 cdef void answered(H2Io *io, H2Stream *st) noexcept nogil:
     # all of the answer has been given; the exchange has let go
     if st.flags & HSF_END_QUEUED:
+        h2_io_forget(io, st)
         st.flags |= HSF_WAITING  # on_writable ends it
         return
     # RFC 9113 8.1: what is left of a request whose answer is complete is not wanted

@@ -529,5 +529,6 @@ cdef void on_goaway(H2 *h, uint32_t last, uint32_t code) noexcept nogil:
 
 cdef void on_settings(H2 *h) noexcept nogil:
     cdef H2c *u = <H2c *>(<H2Io *>h.owner).owner
+    u.io.w.pools[u.cell].most_streams = h.peer.max_streams
     if u.waiting != NULL:
         serve_waiting(u)

@@ -71,14 +71,20 @@ cdef inline uint32_t less(uint32_t a, uint32_t b) noexcept nogil:
     return a if a < b else b
 
 
+cdef inline uint32_t untold(const H2c *u) noexcept nogil:
+    # what we take for the limit of a connection whose SETTINGS have not come
+    cdef uint32_t last = u.io.w.pools[u.cell].most_streams
+    return last if last != 0 and last < WAITING_MOST else WAITING_MOST
+
+
 cdef bint share_room(const H2c *u, bint upgrade) noexcept nogil:
     cdef uint32_t most
     if u.state == HC_CONNECT:
-        most = WAITING_MOST
+        most = untold(u)
     elif u.state == HC_OPEN and not u.io.h.flags & (HF2_FAILED | HF2_GOAWAY_SEEN) and u.io.h.next_local:
         if upgrade and u.io.h.peer.seen and not u.io.h.peer.connect_protocol:
             return False
-        most = u.io.h.peer.max_streams
+        most = u.io.h.peer.max_streams if u.io.h.peer.seen else untold(u)
     else:
         return False
     if u.most_streams:

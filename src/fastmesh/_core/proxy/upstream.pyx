@@ -237,6 +237,7 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
         p.count = 0
         p.keep_ms = 0
         p.h1_policy = 0
+        p.most_streams = 0
     memcpy(ex.upstream_addr.a, ep.addr, 16)
     ex.upstream_addr.family = ep.family
     ex.upstream_addr.port = ep.port
