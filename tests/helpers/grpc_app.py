@@ -35,7 +35,7 @@ THREADS = 400  # each call in progress has one; the largest test holds 200
 
 @dataclass
 class Failure:
-    """What Fail does: `times` calls of the tag fail with this status, after `after` messages; later ones succeed."""
+    """What Fail does: `times` calls of the tag fail with this status, after `after` messages; then none."""
 
     code: int = grpc.StatusCode.UNAVAILABLE.value[0]
     details: str = "told to"

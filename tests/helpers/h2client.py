@@ -1,5 +1,5 @@
-"""A small HTTP/2 client on the `h2` package, one connection in one thread: what it sends and what came is seen
-frame by frame, deadlines of gRPC are nobody's but the server's, and WebSocket is possible (RFC 8441).
+"""A small HTTP/2 client on the `h2` package, one connection in one thread: what it sends and what came is
+seen frame by frame, deadlines of gRPC are nobody's but the server's, and WebSocket is possible (RFC 8441).
 
 with H2Client(port) as client:
     answer = client.get("reviews", "/")                 # Answer(status, headers, body, trailers, reset)
@@ -95,6 +95,10 @@ class H2Client:
         self.goaways: list[tuple[int, int]] = []  # (last stream, code)
         self.closed = False
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        # RFC 9113 6.8: streams up to its last id go on after a GOAWAY; the package ends all.
+        machine = self.h2.state_machine
+        client, goaway = h2.connection.ConnectionState.CLIENT_OPEN, h2.connection.ConnectionInputs.RECV_GOAWAY
+        machine._transitions = {**machine._transitions, (client, goaway): (None, client)}
         self.h2.initiate_connection()
         self.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 1 << 20})
         self.h2.increment_flow_control_window(1 << 24)

@@ -3,7 +3,7 @@
 The same test runs on each of them; what fails on "direct" is the fault of the test or of the application.
 
     @ways.ALL                                  # or ways.PROXIED
-    def test_something(way: Way) -> None: ...  # connects to way.port(service), asks for the authority `service`
+    def test_something(way: Way) -> None: ...  # connects to way.port(service), asks for `service`
 
     @pytest.fixture(scope="module")
     def way(request, tmp_path_factory, apps) -> Iterator[Way]:

@@ -1,5 +1,5 @@
-"""gRPC by grpcio on both ends: every kind of call, metadata, statuses, deadlines, cancellation, sizes; the same
-directly, through an edge and through two sidecars. What needs a proxy to go wrong is in test_grpc_faults.py."""
+"""gRPC by grpcio on both ends: every kind of call, metadata, statuses, deadlines, cancellation, sizes; the
+same directly, through an edge and through two sidecars. What goes wrong in a proxy: test_grpc_faults.py."""
 
 from __future__ import annotations
 
@@ -243,7 +243,8 @@ def test_the_server_sees_the_deadline(calls: Calls) -> None:
     for seconds in (5, 60, 7200):
         facts = json.loads(calls.unary("Facts")(b"", timeout=seconds))
         assert seconds / 2 < facts["remaining"] <= seconds * 1.02, "grpcio rounds up what it sends"
-    assert (json.loads(calls.unary("Facts")(b""))["remaining"] or 1e18) > 1e9  # some versions of grpcio say None, others for ever
+    # some versions of grpcio say None, others for ever
+    assert (json.loads(calls.unary("Facts")(b""))["remaining"] or 1e18) > 1e9
 
 
 @ways.ALL

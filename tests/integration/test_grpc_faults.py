@@ -1,5 +1,5 @@
-"""gRPC when something goes wrong: what a proxy answers itself, what it repeats, servers that die and are restarted,
-proxies that drain. Where grpcio would hide who has kept a deadline or said a status, a bare HTTP/2 client asks."""
+"""gRPC when something goes wrong: what a proxy answers itself, what it repeats, servers that die and are
+restarted, proxies that drain. A bare HTTP/2 client asks where grpcio would hide who said a status."""
 
 from __future__ import annotations
 
@@ -323,7 +323,7 @@ def test_a_server_that_ends_in_order_fails_nothing(way: Way, phoenix: Phoenix) -
         chat.put(None)
         assert list(talk) == []
         assert process.wait(WAIT) == 0
-    # Nobody listens any more after the GOAWAY: UNAVAILABLE may be said of calls that were not taken, nothing else.
+    # Nobody listens any more after the GOAWAY: UNAVAILABLE may be said of calls not taken, nothing else.
     assert {failure.split()[0] for failure in failed} <= {str(Code.UNAVAILABLE)}, failed[:5]
 
 

@@ -9,5 +9,7 @@ cdef void call_timeout(Exchange *ex, Msg *m) noexcept nogil
 """The grpc-timeout that goes on says what is left now, of the call or of this attempt, whichever is shorter."""
 cdef bint call_status(Exchange *ex, const Hdr *t, int n) noexcept nogil
 """Note the grpc-status in trailers, or in a head that is trailers only; False: there is none."""
+cdef void call_expired(Exchange *ex) noexcept nogil
+"""Its time is over in the middle of the answer: DEADLINE_EXCEEDED as trailers, and the client's side is complete."""
 cdef uint32_t call_retry_on(const Exchange *ex) noexcept nogil
 """The retry condition (RO_*) that the noted status fulfils, or 0."""

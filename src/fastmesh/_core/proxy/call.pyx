@@ -56,6 +56,18 @@ cdef bint call_status(Exchange *ex, const Hdr *t, int n) noexcept nogil:
     return False
 
 
+cdef void call_expired(Exchange *ex) noexcept nogil:
+    cdef Hdr t
+    t.name = b"grpc-status"
+    t.name_n = 11
+    t.value = b"4"
+    t.value_n = 1
+    t.id = H_GRPC_STATUS
+    t.flags = 0
+    ex.grpc = GRPC_DEADLINE_EXCEEDED + 1
+    ex.dops.end(ex, &t, 1)
+
+
 cdef uint32_t call_retry_on(const Exchange *ex) noexcept nogil:
     cdef int status = <int>ex.grpc - 1
     if status == GRPC_UNAVAILABLE:

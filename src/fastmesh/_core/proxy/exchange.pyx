@@ -14,9 +14,9 @@ from fastmesh._core.proto.hygiene cimport hygiene_request, hygiene_response
 from fastmesh._core.proto.msg cimport (
     BODY_CHUNKED, BODY_NONE, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg, msg_keep, msg_kept_size,
     msg_load)
-from fastmesh._core.proxy.call cimport call_begin, call_retry_on, call_status, call_timeout
+from fastmesh._core.proxy.call cimport call_begin, call_expired, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
-    PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, REPLAY_BYTES, RETRY_BASE_MS, RETRY_MOST_MS, XF_CHUNKED_REQ, XF_HEAD_SENT,
+    PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, REPLAY_BYTES, RETRY_BASE_MS, RETRY_MOST_MS, XF_CHUNKED_REQ, XF_GRPC, XF_HEAD_SENT,
     XF_IDEMPOTENT, XF_REPLAYABLE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UP_FROM_REUSE, XF_UPGRADE, DownOps,
     Exchange, ListenerState, Worker)
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
@@ -384,8 +384,14 @@ cdef void on_timer(void *arg, uint64_t now_ms) noexcept nogil:
         if ex.flags & XF_RESP_STARTED:
             ex.rf |= RF_UT
             ex.details = b"response_timeout"
-            ex.h2_error = H2_CANCEL  # what gRPC's own servers say at a deadline
+            ex.h2_error = H2_CANCEL
             stat_inc(ex.w.seg.stats, ST_RQ_TIMEOUT)
+            if ex.flags & XF_GRPC:
+                if ex.up != NULL:
+                    ex.uops.abort(ex)
+                call_expired(ex)
+                exchange_finish(ex)
+                return
         answer(ex, RE_TIMEOUT)
         return
     # the back-off is over

@@ -32,7 +32,7 @@ from fastmesh._core.proxy.h2_io cimport (
 from fastmesh._core.proxy.respond cimport (
     RE_CONNECT, RE_CONNECT_TIMEOUT, RE_OVERLOAD, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET, RE_UP_RST, RE_UP_TLS)
 from fastmesh._core.proxy.share cimport (
-    KEEPALIVE_MS, share_init, share_leave, share_open, share_out, share_wait_no_more)
+    KEEPALIVE_MS, share_early, share_init, share_leave, share_open, share_out, share_wait_no_more)
 from fastmesh._core.proxy.upstream cimport upstream_dial_failed, upstream_release, upstream_uncount
 from fastmesh._core.shm.stats cimport (
     ST_POOL_FULL, ST_TLS_CONNECT, ST_TLS_CONNECT_RESUMED, ST_UP_BYTES_RX, ST_UP_BYTES_TX, ST_UP_CX_IDLE_CLOSED, ST_UP_CX_IDLE_TIMEOUT, ST_UP_CX_TIMEOUT,
@@ -112,7 +112,7 @@ cdef void serve_waiting(H2c *u) noexcept nogil:
         n -= 1
         ex = nxt
         nxt = ex.wait_next
-        if ex.flags & XF_UPGRADE and not u.io.h.peer.seen:
+        if share_early(u, ex):
             continue
         share_wait_no_more(u, ex)
         if (ex.flags & XF_UPGRADE and not u.io.h.peer.connect_protocol) or not share_open(u, ex):
@@ -384,6 +384,8 @@ cdef void u_expired(Conn *c) noexcept nogil:
 
 cdef void u_turn(H2Io *io) noexcept nogil:
     cdef H2c *u = <H2c *>io.owner
+    if u.waiting != NULL and io.h.peer.seen:
+        serve_waiting(u)
     if io.h.nstreams or u.waiting != NULL:
         if u.state == HC_OPEN and io.h.next_local == 0:
             share_leave(u)
@@ -530,5 +532,4 @@ cdef void on_goaway(H2 *h, uint32_t last, uint32_t code) noexcept nogil:
 cdef void on_settings(H2 *h) noexcept nogil:
     cdef H2c *u = <H2c *>(<H2Io *>h.owner).owner
     u.io.w.pools[u.cell].most_streams = h.peer.max_streams
-    if u.waiting != NULL:
-        serve_waiting(u)
+    # who waits is served at the end of the turn: another SETTINGS may follow at once

@@ -12,6 +12,8 @@ cdef bint share_room(const H2c *u, bint upgrade) noexcept nogil
 """It takes one more exchange, at once or when it is connected. upgrade: one that needs extended CONNECT."""
 cdef int share_attach(H2c *u, Exchange *ex) noexcept nogil
 """FM_OK: ex.up is a stream of it. FM_AGAIN: it waits, ex.up is the H2c. FM_ENOMEM. (share_room said yes.)"""
+cdef bint share_early(const H2c *u, const Exchange *ex) noexcept nogil
+"""It is too early for ex: the peer's SETTINGS have not come, and so many streams are open already as it may allow (or extended CONNECT is needed)."""
 cdef bint share_open(H2c *u, Exchange *ex) noexcept nogil
 """A stream for ex, now; False: none can be had."""
 cdef Exchange *share_wait_no_more(H2c *u, Exchange *ex) noexcept nogil

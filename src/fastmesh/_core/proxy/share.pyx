@@ -9,7 +9,8 @@ from fastmesh._core.proxy.h2_io cimport h2_io_kick
 from fastmesh._core.shm.stats cimport ST_UP_STREAMS, stat_inc
 
 cdef enum:
-    WAITING_MOST = 100           # exchanges that one dial may serve: what a peer takes whose SETTINGS have not come (RFC 9113 6.5.2)
+    WAITING_MOST = 100           # exchanges that one dial may serve (RFC 9113 6.5.2 advises a peer to take no less)
+    EARLY_STREAMS = 8            # before the first SETTINGS of an endpoint: some (grpc-core) reset what is too much with ENHANCE_YOUR_CALM
 
 cdef UpOps WAIT_OPS
 
@@ -112,9 +113,16 @@ cdef bint share_open(H2c *u, Exchange *ex) noexcept nogil:
     return True
 
 
+cdef bint share_early(const H2c *u, const Exchange *ex) noexcept nogil:
+    cdef uint32_t last = u.io.w.pools[u.cell].most_streams
+    if u.io.h.peer.seen:
+        return False
+    return ex.flags & XF_UPGRADE or u.io.h.local_open >= (last if last else EARLY_STREAMS)
+
+
 cdef int share_attach(H2c *u, Exchange *ex) noexcept nogil:
-    if u.state == HC_CONNECT or (ex.flags & XF_UPGRADE and not u.io.h.peer.seen):
-        wait_for(u, ex)          # whether it knows extended CONNECT stands in its SETTINGS
+    if u.state == HC_CONNECT or share_early(u, ex):
+        wait_for(u, ex)
         return FM_AGAIN
     return FM_OK if share_open(u, ex) else FM_ENOMEM
 
