@@ -254,4 +254,8 @@ class H1Origin(Upstream):
             read_body(peer, m)
             self.partial.remove(m)
             self.seen.append(m)
-            peer.send(self.reply if isinstance(self.reply, bytes) else self.reply(m))
+            answer = self.reply if isinstance(self.reply, bytes) else self.reply(m)
+            peer.send(answer)
+            if b"\r\nConnection: close\r\n" in answer:
+                peer.sock.close()
+                return

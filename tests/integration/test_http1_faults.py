@@ -47,8 +47,24 @@ BAD_REQUESTS = {
     "head of 70 KiB": (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 70_000 + b"\r\n\r\n", 431),
     "120 fields": (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 120 + b"\r\n", 431),
     "target of 20 KiB": (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
-    "garbage": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    "garbage of HTTP": (b"\x00\x01 / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
 }
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"INVALID CONNECTION PREFACE\r\n\r\n",
+        b"PRI * HTTP\r\n\r\n",
+    ],
+)
+def test_what_does_not_name_http_is_closed_without_an_answer_in_it(data: bytes):
+    with serving(Upstream()) as proxy:
+        client = proxy.dial()
+        client.send(data)
+        assert client.rest() == b""
+        assert proxy.counter("rq_bad") == 1
 
 
 @pytest.mark.parametrize("name", BAD_REQUESTS)

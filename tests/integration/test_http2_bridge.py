@@ -493,11 +493,7 @@ def test_an_answer_to_a_client_of_http1(peer: Peer, bridge: Bridge) -> None:
 def test_an_answer_that_ends_with_its_connection(client: Client, bridge: Bridge) -> None:
     """HTTP/1.1 without a length or chunks becomes a stream that ends."""
 
-    def reply(m: Message) -> bytes:
-        bridge.one.peers[-1].send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nto the end")
-        raise ConnectionError  # the origin closes
-
-    bridge.one.reply = reply
+    bridge.one.reply = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nto the end"
     try:
         answer = client.answer(client.request("POST", ONE))
     finally:
