@@ -28,11 +28,11 @@
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
+#include "report.h"
 
 #define CHUNK (256 * 1024) /* one read: a large answer must not cost the load more than it costs the proxy */
 #define HEAD_MAX 8192
 #define MAX_CONNS 4096
-#define MAX_SAMPLES (16u << 20) /* bounds memory: beyond it answers are counted, not timed */
 #define GRACE_NS 2000000000ull  /* how long answers due before the end may still come */
 
 enum mode { CLOSED, RATE, HANDSHAKE };
@@ -57,23 +57,7 @@ static int free_count;
 static SSL_CTX *tls;
 static const char *tls_name;
 static uint64_t begun, ends, interval, due_next, due_last;
-static uint64_t answered, errors, bytes_in, issued;
-static uint32_t *samples; /* tenths of a microsecond */
-static unsigned sample_count;
-static char first_error[160];
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ull + t.tv_nsec;
-}
-
-static void die(const char *what)
-{
-    perror(what);
-    exit(1);
-}
+static uint64_t issued;
 
 static void arm(struct conn *c, unsigned events)
 {
@@ -131,9 +115,7 @@ static void rate_issue(uint64_t now)
 
 static void conn_failed(struct conn *c, const char *why)
 {
-    errors++;
-    if (!first_error[0])
-        snprintf(first_error, sizeof first_error, "%s (after %llu answers)", why, (unsigned long long)answered);
+    error_add(why);
     conn_close(c);
     if (errors > 1000) /* the run is lost: do not spin on a dead port */
         ends = due_last = 0;
@@ -165,10 +147,7 @@ static void conn_next(struct conn *c)
 
 static void conn_answered(struct conn *c)
 {
-    uint64_t tenths = (now_ns() - c->since) / 100;
-    answered++;
-    if (sample_count < MAX_SAMPLES)
-        samples[sample_count++] = tenths > UINT32_MAX ? UINT32_MAX : tenths;
+    sample_add(c->since);
     conn_next(c);
 }
 
@@ -336,38 +315,6 @@ static void conn_event(struct conn *c)
     }
 }
 
-static int by_value(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double percentile(double p)
-{
-    unsigned i = (unsigned)(p * sample_count);
-    if (!sample_count)
-        return 0;
-    return samples[i < sample_count ? i : sample_count - 1] / 10.0;
-}
-
-static void report(double seconds)
-{
-    char *c;
-    double sum = 0;
-    unsigned i;
-    for (i = 0; i < sample_count; i++)
-        sum += samples[i];
-    qsort(samples, sample_count, sizeof *samples, by_value);
-    for (c = first_error; *c; c++)
-        if (*c == '"' || *c == '\\' || (unsigned char)*c < 32)
-            *c = '\'';
-    printf("{\"answered\": %llu, \"errors\": %llu, \"error\": \"%s\", \"seconds\": %.6f, \"bytes\": %llu, \"mean\": %.1f, "
-           "\"p50\": %.1f, \"p90\": %.1f, \"p99\": %.1f, \"p999\": %.1f, \"max\": %.1f}\n",
-           (unsigned long long)answered, (unsigned long long)errors, first_error, seconds, (unsigned long long)bytes_in,
-           sample_count ? sum / sample_count / 10 : 0, percentile(.5), percentile(.9), percentile(.99), percentile(.999),
-           percentile(1));
-}
-
 int main(int argc, char **argv)
 {
     struct epoll_event events[256];
@@ -400,10 +347,10 @@ int main(int argc, char **argv)
     }
     conns = calloc(conns_wanted, sizeof *conns);
     free_conns = calloc(conns_wanted, sizeof *free_conns);
-    samples = malloc(MAX_SAMPLES * sizeof *samples); /* touched only as far as used */
+    samples_make();
     ep = epoll_create1(EPOLL_CLOEXEC);
     timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (!conns || !free_conns || !samples || ep < 0 || timer < 0 || epoll_ctl(ep, EPOLL_CTL_ADD, timer, &ev) < 0)
+    if (!conns || !free_conns || ep < 0 || timer < 0 || epoll_ctl(ep, EPOLL_CTL_ADD, timer, &ev) < 0)
         die("start");
 
     begun = now_ns();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.peers.base import Hop, Peer, Site
+from bench.peers.base import CHAINS, Chain, Hop, Peer, Role, Service, Site, Version
 from bench.peers.envoy import Envoy
 from bench.peers.fastmesh import Fastmesh
 from bench.peers.floor import Floor
@@ -12,10 +12,23 @@ from bench.peers.haproxy import Haproxy
 from bench.peers.nghttpx import Nghttpx
 from bench.peers.nginx import Nginx
 
-__all__ = ["DEFAULT", "NAMES", "Fastmesh", "Hop", "Peer", "Site", "make"]
+__all__ = [
+    "CHAINS",
+    "DEFAULT",
+    "NAMES",
+    "Chain",
+    "Fastmesh",
+    "Hop",
+    "Peer",
+    "Role",
+    "Service",
+    "Site",
+    "Version",
+    "make",
+]
 
 NAMES = ("floor", "fastmesh", "haproxy", "nginx", "envoy", "nghttpx")
-DEFAULT = NAMES[:5]
+DEFAULT = NAMES[:5]  # of the rows that are HTTP/1.1 on every side
 
 
 def make(name: str, fastmesh: Path | None = None) -> Peer:

@@ -1,6 +1,6 @@
 """What every proxy under measurement has in common: found, configured from a template, started as one hop.
 
-Owns: the Hop kinds and the template form (@NAME@). Must not know: how anything is measured.
+Owns: what a hop and a chain of hops are, and the template form (@NAME@). Must not know: how anything is measured.
 """
 
 from __future__ import annotations
@@ -18,11 +18,62 @@ from bench.certs import SERVER_ID, SERVER_NAME, Certs
 TEMPLATES = Path(__file__).resolve().parent
 
 
-class Hop(Enum):
-    PLAIN = "plain"  # HTTP/1.1 in, HTTP/1.1 out
-    OUTER = "outer"  # HTTP/1.1 in, HTTP/1.1 over mTLS out: the first proxy of a pair
-    INNER = "inner"  # HTTP/1.1 over mTLS in, HTTP/1.1 out: the second one
-    TLS = "tls"  # HTTP/1.1 over TLS in, no client certificate, HTTP/1.1 out
+class Role(Enum):
+    PLAIN = "plain"  # no TLS
+    OUTER = "outer"  # mTLS out: the first proxy of a pair
+    INNER = "inner"  # mTLS in: the second one
+    TLS = "tls"  # TLS in, no client certificate
+
+
+class Version(Enum):
+    H1 = "h1"
+    H2 = "h2"  # without TLS by prior knowledge, with TLS by ALPN
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One proxy: what it does with TLS, and the version of HTTP on each of its sides."""
+
+    role: Role = Role.PLAIN
+    down: Version = Version.H1
+    up: Version = Version.H1
+
+    @property
+    def name(self) -> str:
+        return f"{self.role.value}-{self.down.value}-{self.up.value}"
+
+    @property
+    def tls_in(self) -> bool:
+        return self.role in (Role.TLS, Role.INNER)
+
+
+class Service(Enum):
+    """What the backend behind the last hop does."""
+
+    WEB = "web"  # 1 KiB, or 1 MiB at /large over HTTP/1.1
+    GRPC = "grpc"  # one message and trailers
+    HOLD = "hold"  # never answers
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What is started for a row: one proxy or a pair, from the client's side to the backend's."""
+
+    hops: tuple[Hop, ...]
+    service: Service = Service.WEB
+
+
+H1, H2 = Version.H1, Version.H2
+CHAINS = {
+    "plain": Chain((Hop(),)),
+    "tls": Chain((Hop(Role.TLS),)),
+    "pair": Chain((Hop(Role.OUTER), Hop(Role.INNER))),
+    "h2-h1": Chain((Hop(down=H2),)),
+    "h2-h2": Chain((Hop(down=H2, up=H2),)),
+    "pair-h2": Chain((Hop(Role.OUTER, up=H2), Hop(Role.INNER, down=H2))),
+    "grpc": Chain((Hop(down=H2, up=H2),), Service.GRPC),
+    "hold": Chain((Hop(down=H2, up=H2),), Service.HOLD),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +92,10 @@ class Peer(ABC):
     @abstractmethod
     def find(self) -> Path | None:
         """The executable, or None when the peer is not installed."""
+
+    def speaks(self, hop: Hop) -> bool:
+        """Whether it can do such a hop at all."""
+        return True
 
     @abstractmethod
     def command(self, hop: Hop, site: Site) -> list[str]:

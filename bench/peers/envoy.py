@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from bench.peers.base import Hop, Peer, Site, version_line, which, write_config
+from bench.peers.base import Hop, Peer, Role, Site, Version, version_line, which, write_config
 
 TLS_IN = """
       transport_socket:
@@ -16,6 +16,7 @@ TLS_IN = """
           "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
           require_client_certificate: @MUTUAL@
           common_tls_context:
+            alpn_protocols: [@DOWN_ALPN@]
             tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}
             tls_certificates:
             - certificate_chain: {filename: "@SERVER_CERT@"}
@@ -28,6 +29,7 @@ MUTUAL_OUT = """
         "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
         sni: "@SERVER_NAME@"
         common_tls_context:
+          alpn_protocols: [@UP_ALPN@]
           tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}
           tls_certificates:
           - certificate_chain: {filename: "@CLIENT_CERT@"}
@@ -37,6 +39,14 @@ MUTUAL_OUT = """
             match_typed_subject_alt_names:
             - san_type: URI
               matcher: {exact: "@SERVER_ID@"}"""
+
+
+H2_OUT = """
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}"""
+ALPN = {Version.H1: "", Version.H2: "h2"}
 
 
 class Envoy(Peer):
@@ -65,13 +75,17 @@ class Envoy(Peer):
         return "Envoy " + line.rpartition("version:")[2].strip()
 
     def command(self, hop: Hop, site: Site) -> list[str]:
-        mutual = hop is Hop.INNER
+        mutual = hop.role is Role.INNER
         config = write_config(
             "envoy.yaml.tmpl",
             site.directory / "envoy.yaml",
             site,
-            LISTENER_TLS=TLS_IN if hop in (Hop.TLS, Hop.INNER) else "",
-            CLUSTER_TLS=MUTUAL_OUT if hop is Hop.OUTER else "",
+            CODEC="HTTP2" if hop.down is Version.H2 else "HTTP1",
+            LISTENER_TLS=TLS_IN if hop.tls_in else "",
+            CLUSTER_H2=H2_OUT if hop.up is Version.H2 else "",
+            CLUSTER_TLS=MUTUAL_OUT if hop.role is Role.OUTER else "",
+            DOWN_ALPN=ALPN[hop.down],
+            UP_ALPN=ALPN[hop.up],
             MUTUAL=str(mutual).lower(),
             TRUST='trusted_ca: {filename: "@CA@"}' if mutual else "",
         )

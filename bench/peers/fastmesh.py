@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.peers.base import Hop, Peer, Site, version_line, which, write_config
+from bench.peers.base import Hop, Peer, Role, Site, Version, version_line, which, write_config
 from bench.procs import free_port
 
 REPO = Path(__file__).resolve().parents[2]
@@ -104,15 +104,17 @@ class Fastmesh(Peer):
         return version_line([str(self.find()), "--version"])
 
     def command(self, hop: Hop, site: Site) -> list[str]:
-        port = TLS_PORT if hop in (Hop.TLS, Hop.INNER) else PLAIN_PORT
+        port = TLS_PORT if hop.tls_in else PLAIN_PORT
         config = write_config(
             "fastmesh.yaml.tmpl",
             site.directory / "fastmesh.yaml",
             site,
-            DESTINATION_RULE=MUTUAL_OUT if hop is Hop.OUTER else "",
+            DESTINATION_RULE=MUTUAL_OUT if hop.role is Role.OUTER else "",
             ROUTES=self.routes.yaml() if self.routes else CATCH_ALL,
-            PORT=port + ("\n      caCertificates: @CA@" if hop is Hop.INNER else ""),
-            MODE="MUTUAL" if hop is Hop.INNER else "SIMPLE",
+            PORT=port + ("\n      caCertificates: @CA@" if hop.role is Role.INNER else ""),
+            UP="http2" if hop.up is Version.H2 else "http",
+            PROTOCOL="HTTP2" if hop.up is Version.H2 else "HTTP",
+            MODE="MUTUAL" if hop.role is Role.INNER else "SIMPLE",
         )
         admin = f"127.0.0.1:{free_port()}"
         return [str(self.find()), "edge", "--config", str(config), "--concurrency", "1", "--admin", admin]

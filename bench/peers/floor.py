@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench import build
 from bench.certs import SERVER_NAME
-from bench.peers.base import Hop, Peer, Site
+from bench.peers.base import Hop, Peer, Role, Site
 
 
 class Floor(Peer):
@@ -21,12 +21,15 @@ class Floor(Peer):
     def version(self) -> str:
         return "C byte forwarder on epoll"
 
+    def speaks(self, hop: Hop) -> bool:
+        return hop.down is hop.up  # what it forwards it does not translate
+
     def command(self, hop: Hop, site: Site) -> list[str]:
         ports = [str(site.listen), str(site.upstream)]
         certs = site.certs
-        if hop is Hop.PLAIN:
+        if hop.role is Role.PLAIN:
             return [str(build.tool("floor")), *ports]
         server = ["server", str(certs.server_cert), str(certs.server_key)]
         client = ["client", str(certs.client_cert), str(certs.client_key), str(certs.ca), SERVER_NAME]
-        mode = {Hop.TLS: server, Hop.INNER: [*server, str(certs.ca)], Hop.OUTER: client}[hop]
+        mode = {Role.TLS: server, Role.INNER: [*server, str(certs.ca)], Role.OUTER: client}[hop.role]
         return [str(build.tool("floor-tls")), *ports, *mode]

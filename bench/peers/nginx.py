@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bench.peers.base import Hop, Peer, Site, version_line, which, write_config
+from bench.peers.base import Hop, Peer, Role, Site, Version, version_line, which, write_config
 
 TLS_IN = """
         ssl_certificate @SERVER_CERT@;
@@ -36,16 +36,19 @@ class Nginx(Peer):
     def version(self) -> str:
         return version_line([str(self.find()), "-v"])
 
+    def speaks(self, hop: Hop) -> bool:
+        return hop.up is Version.H1  # until 1.29 its upstreams speak HTTP/1 only
+
     def command(self, hop: Hop, site: Site) -> list[str]:
-        server = {Hop.TLS: TLS_IN, Hop.INNER: MUTUAL_IN}.get(hop, "")
+        server = {Role.TLS: TLS_IN, Role.INNER: MUTUAL_IN}.get(hop.role, "")
         config = write_config(
             "nginx.conf.tmpl",
             site.directory / "nginx.conf",
             site,
             USER="user root;" if os.geteuid() == 0 else "",  # its files are in a directory of ours
-            LISTEN_TLS=" ssl" if server else "",
-            SCHEME="https" if hop is Hop.OUTER else "http",
+            LISTEN_OPTIONS=(" ssl" if server else "") + (" http2" if hop.down is Version.H2 else ""),
+            SCHEME="https" if hop.role is Role.OUTER else "http",
             SERVER_TLS=server,
-            UPSTREAM_TLS=MUTUAL_OUT if hop is Hop.OUTER else "",
+            UPSTREAM_TLS=MUTUAL_OUT if hop.role is Role.OUTER else "",
         )
         return [str(self.find()), "-p", str(site.directory), "-c", str(config), "-e", "stderr"]
