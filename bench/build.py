@@ -18,6 +18,7 @@ TOOLS: dict[str, tuple[str, list[str]]] = {
     "floor": ("floor/floor.c", []),
     "floor-tls": ("floor/floor.c", ["-DWITH_TLS", "-lssl", "-lcrypto"]),
     "backend": ("load/backend.c", ["-static"]),
+    "backend-h2": ("load/backend_h2.c", ["-static"]),
     "load": ("load/load.c", ["-lssl", "-lcrypto"]),
 }
 

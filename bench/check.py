@@ -56,7 +56,7 @@ def get(port: int, path: str, host: str) -> Answer:
         return _read_answer(sock)
 
 
-def _expect(answer: Answer, size: int) -> None:
+def _expect(answer: Answer, size: int, wanted: str) -> None:
     if not answer.status_line.startswith("HTTP/1.1 200"):
         raise CheckFailed(f"answered {answer.status_line!r}")
     if answer.body_size != size:
@@ -64,16 +64,28 @@ def _expect(answer: Answer, size: int) -> None:
     if answer.headers.get("connection", "").lower() == "close":
         raise CheckFailed("answered connection: close")
     seen = answer.headers.get("x-seen-version")
-    if seen != "HTTP/1.1":
+    if seen != wanted:
         raise CheckFailed(f"the backend was asked in {seen}")
 
 
-def plain(port: int, path: str, host: str) -> None:
+def plain(port: int, path: str, host: str, seen: str = "HTTP/1.1") -> None:
+    """seen: the version in which the backend is asked."""
     size = LARGE if path.endswith("/large") else SMALL
     with socket.create_connection(("127.0.0.1", port), TIMEOUT) as sock:
         for _ in range(2):  # twice on one connection: keep-alive
             sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-            _expect(_read_answer(sock), size)
+            _expect(_read_answer(sock), size, seen)
+
+
+def prior_knowledge(port: int, path: str, host: str) -> None:
+    """HTTP/2 without TLS from the first byte, by curl."""
+    shown = "%{http_version} %{http_code} %{size_download}"
+    url = f"http://{host}:{port}{path}"
+    command = ["curl", "-s", "-o", "/dev/null", "-w", shown, "--http2-prior-knowledge", url]
+    command += ["--resolve", f"{host}:{port}:127.0.0.1", "--max-time", str(TIMEOUT)]
+    got = subprocess.run(command, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False).stdout
+    if got != f"2 200 {SMALL}":
+        raise CheckFailed(f"answered {got!r} to HTTP/2 with prior knowledge")
 
 
 def _s_client(port: int, host: str, *args: str) -> str:

@@ -28,6 +28,22 @@ TABLES: dict[str, tuple[str, list[tuple[str, str, int]]]] = {
         "two proxies, mTLS, HTTP/1.1 between, 16 connections",
         [("cpu_us", "CPU us/request", 1), ("per_second", "req/s", 0), ("busy", "core %", 0)],
     ),
+    "h2-h1": (
+        "HTTP/2 (h2c, 4 connections x 32 streams) to HTTP/1.1, 1 KiB",
+        [("cpu_us", "CPU us/request", 1), ("per_second", "req/s", 0), ("busy", "core %", 0)],
+    ),
+    "h2-h2": (
+        "HTTP/2 (h2c, 4 connections x 32 streams) to HTTP/2, 1 KiB",
+        [("cpu_us", "CPU us/request", 1), ("per_second", "req/s", 0), ("busy", "core %", 0)],
+    ),
+    "link-16": (
+        "two proxies, mTLS, HTTP/2 between, 16 HTTP/1.1 clients (sidecar: the mesh link)",
+        [("cpu_us", "CPU us/request", 1), ("per_second", "req/s", 0), ("busy", "core %", 0)],
+    ),
+    "link-64": (
+        "two proxies, mTLS, HTTP/2 between, 64 HTTP/1.1 clients (sidecar: the mesh link)",
+        [("cpu_us", "CPU us/request", 1), ("per_second", "req/s", 0), ("busy", "core %", 0)],
+    ),
     "rate-direct": (
         "1,000/s without a proxy: latency, us",
         [("p50", "P50", 0), ("p90", "P90", 0), ("p99", "P99", 0), ("p999", "P99.9", 0)],
@@ -94,6 +110,12 @@ BARS = (
     Bar("h1", "cpu_us", "HTTP/1.1: CPU <= 0.5 x Envoy", "envoy", 0.5),
     Bar("pair", "cpu_us", "mTLS pair: CPU <= 0.45 x Envoy", "envoy", 0.45),
     Bar("pair", "cpu_us", "mTLS pair: CPU <= 1.1 x HAProxy", "haproxy", 1.1),
+    Bar("h2-h1", "cpu_us", "h2c to HTTP/1.1: CPU <= best peer", "best"),
+    Bar("h2-h2", "cpu_us", "h2c to h2c: CPU <= best peer", "best"),
+    Bar("link-16", "cpu_us", "mesh link, 16 clients: CPU <= 0.4 x Envoy", "envoy", 0.4, ours="sidecar"),
+    Bar("link-16", "cpu_us", "mesh link, 16 clients: CPU <= HAProxy", "haproxy", ours="sidecar"),
+    Bar("link-64", "cpu_us", "mesh link, 64 clients: CPU <= 0.4 x Envoy", "envoy", 0.4, ours="sidecar"),
+    Bar("link-64", "cpu_us", "mesh link, 64 clients: CPU <= HAProxy", "haproxy", ours="sidecar"),
     Bar("rate-hop", "added_p50", "1,000/s, plain hop: added P50 under Envoy's", "envoy"),
     Bar("rate-hop", "added_p99", "1,000/s, plain hop: added P99 under Envoy's", "envoy"),
     Bar("rate-hop", "added_p99", "1,000/s, plain hop: added P99 under 500 us", limit=500),

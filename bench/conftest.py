@@ -18,7 +18,7 @@ REPO = Path(__file__).resolve().parents[1]
 if str(REPO) not in sys.path:
     sys.path.insert(0, str(REPO))
 
-from bench import build, certs, check, machine, peers, procs  # noqa: E402
+from bench import backends, certs, machine, peers, procs  # noqa: E402
 from bench.scenarios import Bench, Settings  # noqa: E402
 
 STORAGE = REPO / "bench" / "results" / "pytest"
@@ -49,17 +49,11 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     settings = Settings(proxy_core=proxy_core, load_core=load_core)
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {load_core})
-    port = procs.free_port()
-    backend = procs.Running(port)
     try:
-        command, log = [str(build.tool("backend")), str(port)], directory / "backend.log"
-        backend.roots.append(procs.spawn(command, settings.load_core, log))
-        backend.logs.append(log)
-        check.until(lambda: check.plain(port, "/", "x"), 5.0, backend.dead)
-        yield Bench(directory, certs.make(directory / "certs"), port, backend.roots[0].pid, settings)
+        with backends.started(directory, settings.load_core) as behind:
+            yield Bench(directory, certs.make(directory / "certs"), behind, settings)
     finally:
         os.sched_setaffinity(0, before)
-        backend.stop()
 
 
 @pytest.fixture(scope="session")

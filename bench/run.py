@@ -18,9 +18,20 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from bench import build, certs, check, compare, load, machine, peers, procs
+from bench import backends, build, certs, compare, load, machine, peers, procs
 from bench.mesh import Sidecar
-from bench.scenarios import ALONE, SCENARIOS, Bench, Row, Settings, direct, measure
+from bench.scenarios import (
+    ALONE,
+    ANY,
+    CHAIN_OF,
+    MULTIPLEXED,
+    SCENARIOS,
+    Bench,
+    Row,
+    Settings,
+    direct,
+    measure,
+)
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FORMAT = 1  # of the result file
@@ -76,17 +87,21 @@ def _row_line(row: Row) -> str:
 def _rounds(bench: Bench, args: argparse.Namespace, rounds: int, rows: list[Row]) -> None:
     chosen = args.scenario or list(SCENARIOS)
     field = [peers.make(name, args.fastmesh) for name in (args.peer or peers.DEFAULT)]
+    nghttpx = peers.make("nghttpx")
     for number in range(1, rounds + 1):
         turn = (number - 1) % len(field)
         order = field[turn:] + field[:turn]  # no peer is always the first after a pause
         for scenario in chosen:
             if scenario == "rate":
                 rows.append(direct(bench, number))
-            for peer in order:
+            for peer in order if args.peer or scenario not in MULTIPLEXED else [*order, nghttpx]:
                 if scenario in ALONE and peer.name != "fastmesh":
                     continue
                 measured = Sidecar(args.fastmesh) if scenario == "sidecar" else peer
                 for name, function in SCENARIOS[scenario].items():
+                    chain = peers.CHAINS.get(CHAIN_OF.get(name, ""), ANY)
+                    if not all(peer.speaks(hop) for hop in chain.hops):
+                        continue
                     row = measure(bench, name, function, measured, number)
                     rows.append(row)
                     _say(f"round {number}/{rounds}  {name:<10} {measured.name:<9} {_row_line(row)}")
@@ -141,23 +156,15 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="fastmesh-bench-") as name:
         directory = Path(name)
         directory.chmod(0o755)
-        port = procs.free_port()
-        backend = procs.Running(port)
-        try:
-            log = directory / "backend.log"
-            command = [str(build.tool("backend")), str(port)]
-            backend.roots.append(procs.spawn(command, settings.load_core, log))
-            backend.logs.append(log)
-            check.until(lambda: check.plain(port, "/", "x"), 5.0, backend.dead)
-            bench = Bench(directory, certs.make(directory / "certs"), port, backend.roots[0].pid, settings)
+        with backends.started(directory, settings.load_core) as behind:
+            bench = Bench(directory, certs.make(directory / "certs"), behind, settings)
             if args.check_load:
                 return _check_load(bench, settings.seconds)
-            _rounds(bench, args, rounds, rows)
-        except KeyboardInterrupt:
-            _say("bench: interrupted; what was measured so far:")
-            interrupted = True
-        finally:
-            backend.stop()
+            try:
+                _rounds(bench, args, rounds, rows)
+            except KeyboardInterrupt:
+                _say("bench: interrupted; what was measured so far:")
+                interrupted = True
     field = [peers.make(name, args.fastmesh) for name in (args.peer or peers.DEFAULT)]
     document: dict[str, object] = {
         "format": FORMAT,

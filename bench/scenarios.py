@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 
 from bench import check, load, machine, procs
+from bench.backends import Backends
 from bench.certs import SERVER_NAME, Certs
 from bench.compare import DISTURBED_PERCENT
 from bench.mesh import CLIENT, SERVER, Mesh, Sidecar, mesh
-from bench.peers import Fastmesh, Hop, Peer, Site
+from bench.peers import CHAINS, Chain, Fastmesh, Hop, Peer, Site, Version
 from bench.peers.fastmesh import Routes
 
 READY_SECONDS = 20.0
@@ -36,6 +37,8 @@ class Settings:
     seconds: float = 3.0
     warm: float = 0.5
     connections: int = 16
+    h2_connections: int = 4
+    h2_streams: int = 32
     handshake_connections: int = 8
     rate: int = 1000
     idle_connections: int = 2000
@@ -77,8 +80,7 @@ class Bench:
 
     directory: Path
     certs: Certs
-    backend: int
-    backend_pid: int
+    backends: Backends
     settings: Settings
     direct: dict[str, float] = field(default_factory=dict)  # this round's latency without a proxy
     starts: int = 0
@@ -86,7 +88,7 @@ class Bench:
 
     def _start(self, peer: Peer, running: procs.Running, hop: Hop, upstream: int) -> int:
         self.starts += 1
-        directory = self.directory / f"{self.starts:04d}-{peer.name}-{hop.value}"
+        directory = self.directory / f"{self.starts:04d}-{peer.name}-{hop.name}"
         directory.mkdir()
         listen = procs.free_port()
         log = directory / "output.log"
@@ -97,24 +99,27 @@ class Bench:
 
     @contextmanager
     def proxy(self, peer: Peer, shape: str) -> Iterator[tuple[procs.Running, list[str]]]:
-        """A fresh proxy (shape plain or tls) or a pair, ready and checked; with what the checks noticed."""
+        """A fresh proxy or pair (shape: of peers.CHAINS), ready and checked; with what the checks noticed."""
+        chain = CHAINS[shape]
+        first, last = chain.hops[0], chain.hops[-1]
         running, notes = procs.Running(0), []
         ready = ROUTES_READY_SECONDS if isinstance(peer, Fastmesh) and peer.routes else READY_SECONDS
         try:
-            if shape == "pair":
-                inner = running.inner_port = self._start(peer, running, Hop.INNER, self.backend)
+            upstream = self.backends.port(chain)
+            if first is not last:
+                inner = upstream = running.inner_port = self._start(peer, running, last, upstream)
                 check.until(lambda: check.listening(inner), ready, running.dead)
-                running.port = self._start(peer, running, Hop.OUTER, inner)
-            else:
-                running.port = self._start(peer, running, Hop(shape), self.backend)
+            running.port = self._start(peer, running, first, upstream)
             port, host = running.port, peer.host()
             if shape == "tls":
                 notes.append(
                     check.until(lambda: check.tls_server(port, host, self.certs), ready, running.dead)
                 )
+            elif first.down is Version.H2:
+                check.until(lambda: check.prior_knowledge(port, peer.path(), host), ready, running.dead)
             else:
                 check.until(lambda: check.plain(port, peer.path(), host), ready, running.dead)
-            if shape == "pair":
+            if first is not last:
                 notes.append(check.mutual_inner(running.inner_port, host, self.certs))
             procs.settle(running.pids())
             yield running, notes
@@ -124,7 +129,7 @@ class Bench:
             running.stop()
 
     def watch(self) -> machine.Watch:
-        return machine.Watch(self.settings.proxy_core, self.settings.load_core, [self.backend_pid])
+        return machine.Watch(self.settings.proxy_core, self.settings.load_core, self.backends.pids())
 
     def target(self, running: procs.Running, peer: Peer, large: bool = False) -> load.Target:
         if large:
@@ -150,18 +155,48 @@ class Bench:
         return result, spent / 1e3
 
 
-def _closed(bench: Bench, peer: Peer, row: Row, shape: str) -> None:
+def _closed(bench: Bench, peer: Peer, row: Row, shape: str, clients: int = 16) -> None:
     settings = bench.settings
     with bench.proxy(peer, shape) as (running, notes):
         row.notes += notes
         target = bench.target(running, peer)
-        load.closed(target, settings.warm, settings.connections)
-        result, cpu = bench.window(
-            row, running, lambda: load.wrk(target, settings.seconds, settings.connections)
-        )
+        load.closed(target, settings.warm, clients)
+        result, cpu = bench.window(row, running, lambda: load.wrk(target, settings.seconds, clients))
         row.figures["cpu_us"] = cpu / result.answered
         row.figures["per_second"] = result.per_second
         row.figures.update(result.latency)
+
+
+def _multiplexed(bench: Bench, peer: Peer, row: Row, shape: str) -> None:
+    settings = bench.settings
+    with bench.proxy(peer, shape) as (running, notes):
+        row.notes += notes
+        target = bench.target(running, peer)
+
+        def run(seconds: float) -> load.Result:
+            return load.h2load(target, seconds, settings.h2_connections, settings.h2_streams)
+
+        run(settings.warm)
+        result, cpu = bench.window(row, running, lambda: run(settings.seconds))
+        row.figures["cpu_us"] = cpu / result.answered
+        row.figures["per_second"] = result.per_second
+
+
+def h2_h1(bench: Bench, peer: Peer, row: Row) -> None:
+    _multiplexed(bench, peer, row, "h2-h1")
+
+
+def h2_h2(bench: Bench, peer: Peer, row: Row) -> None:
+    _multiplexed(bench, peer, row, "h2-h2")
+
+
+def link_16(bench: Bench, peer: Peer, row: Row) -> None:
+    """A pair with HTTP/2 between the two; fastmesh's are edges: the mesh link is sidecar_link's."""
+    _closed(bench, peer, row, "pair-h2", 16)
+
+
+def link_64(bench: Bench, peer: Peer, row: Row) -> None:
+    _closed(bench, peer, row, "pair-h2", 64)
 
 
 def h1(bench: Bench, peer: Peer, row: Row) -> None:
@@ -174,7 +209,7 @@ def pair(bench: Bench, peer: Peer, row: Row) -> None:
 
 def direct(bench: Bench, number: int) -> Row:
     """The same fixed rate without a proxy, for this round: what is subtracted."""
-    settings, target = bench.settings, load.Target(bench.backend, SERVER_NAME)
+    settings, target = bench.settings, load.Target(bench.backends.http1, SERVER_NAME)
     best: Row | None = None
     bench.direct = {}
     for _attempt in range(1 + settings.repeats):
@@ -274,12 +309,20 @@ def _mesh(bench: Bench, peer: Peer) -> Iterator[Mesh]:
     assert isinstance(peer, Sidecar)
     bench.starts += 1
     directory, settings = bench.directory / f"{bench.starts:04d}-mesh", bench.settings
-    with mesh(peer, directory, bench.backend, settings.proxy_core, settings.load_core) as made:
+    with mesh(peer, directory, bench.backends.http1, settings.proxy_core, settings.load_core) as made:
         yield made
 
 
-def sidecar_pair(bench: Bench, peer: Peer, row: Row) -> None:
-    """The pair again, with policy, endpoints and certificates from a control plane."""
+def sidecar_link_16(bench: Bench, peer: Peer, row: Row) -> None:
+    _sidecar_link(bench, peer, row, 16)
+
+
+def sidecar_link_64(bench: Bench, peer: Peer, row: Row) -> None:
+    _sidecar_link(bench, peer, row, 64)
+
+
+def _sidecar_link(bench: Bench, peer: Peer, row: Row, clients: int) -> None:
+    """The pair with policy, endpoints and certificates from a control plane, and the mesh link between."""
     settings, running = bench.settings, procs.Running(0)
     with _mesh(bench, peer) as made:
         try:
@@ -290,10 +333,8 @@ def sidecar_pair(bench: Bench, peer: Peer, row: Row) -> None:
             check.refuses_strangers(running.inner_port, host)
             procs.settle(running.pids())
             target = bench.target(running, peer)
-            load.closed(target, settings.warm, settings.connections)
-            result, cpu = bench.window(
-                row, running, lambda: load.wrk(target, settings.seconds, settings.connections)
-            )
+            load.closed(target, settings.warm, clients)
+            result, cpu = bench.window(row, running, lambda: load.wrk(target, settings.seconds, clients))
             row.figures["cpu_us"] = cpu / result.answered
             row.figures["per_second"] = result.per_second
             row.figures.update(result.latency)
@@ -350,14 +391,20 @@ Scenario = Callable[[Bench, Peer, Row], None]
 # What `--scenario` takes, and the rows that it makes.
 SCENARIOS: dict[str, dict[str, Scenario]] = {
     "h1": {"h1": h1},
+    "h2": {"h2-h1": h2_h1, "h2-h2": h2_h2},
     "pair": {"pair": pair},
+    "link": {"link-16": link_16, "link-64": link_64},
     "rate": {"rate-hop": rate_hop, "rate-pair": rate_pair},
     "large": {"large": large},
     "handshake": {"handshake": handshake},
     "memory": {"memory": memory},
     "routes": {"routes": routes},
-    "sidecar": {"pair": sidecar_pair, "memory": sidecar_memory},
+    "sidecar": {"link-16": sidecar_link_16, "link-64": sidecar_link_64, "memory": sidecar_memory},
 }
+# The chain of a row that not every peer can form, and the scenarios in which nghttpx takes part unasked.
+CHAIN_OF = {"h2-h1": "h2-h1", "h2-h2": "h2-h2", "link-16": "pair-h2", "link-64": "pair-h2"}
+ANY = Chain(())
+MULTIPLEXED = ("h2", "link")
 # Scenarios that measure one proxy alone.
 ALONE = {"routes": "fastmesh", "sidecar": "sidecar"}
 

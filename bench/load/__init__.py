@@ -121,6 +121,24 @@ def wrk(target: Target, seconds: float, connections: int) -> Result:
     return Result(answered, micros / 1e6, latency)
 
 
+def h2load(target: Target, seconds: float, connections: int, streams: int) -> Result:
+    """A closed loop over HTTP/2 with prior knowledge: so many streams at once on each connection."""
+    program = shutil.which("h2load")
+    if program is None:
+        raise LoadFailed("h2load is not installed: apt-get install nghttp2-client")
+    duration = max(1, round(seconds))  # it takes whole seconds
+    options = ["-t1", f"-c{connections}", f"-m{streams}", f"-D{duration}", "-H", f":authority: {target.host}"]
+    done = _run([program, *options, f"http://127.0.0.1:{target.port}{target.path}"], duration)
+    counted = re.search(r"^requests: .* (\d+) done, (\d+) succeeded, (\d+) failed", done.stdout, re.MULTILINE)
+    body = re.search(r"\((\d+)\) data$", done.stdout, re.MULTILINE)
+    if not counted or not body or "h2c" not in done.stdout:
+        raise LoadFailed(f"h2load: {(done.stderr or done.stdout).strip()[:200]}")
+    answered, succeeded, failed = map(int, counted.groups())
+    if failed or not succeeded or succeeded < answered or int(body[1]) < succeeded * target.body:
+        raise LoadFailed(f"h2load: {failed} of {answered} requests failed, {body[1]} bytes")
+    return Result(succeeded, float(duration))
+
+
 @contextmanager
 def idle(target: Target, count: int) -> Iterator[int]:
     """So many keep-alive connections, each having made one request, held open."""

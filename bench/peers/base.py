@@ -1,6 +1,6 @@
 """What every proxy under measurement has in common: found, configured from a template, started as one hop.
 
-Owns: what a hop and a chain of hops are, and the template form (@NAME@). Must not know: how anything is measured.
+Owns: what a hop and a chain of hops are, and the template form (@NAME@). Must not know: how it is measured.
 """
 
 from __future__ import annotations
