@@ -112,8 +112,8 @@ def test_checks_refuse_what_must_not_be_timed(bench: Bench) -> None:
             pytest.raises(check.CheckFailed, match=reason),
         ):
             check.plain(port, "/", "x")
-    check.plain(bench.backend, "/", "x")
-    check.plain(bench.backend, "/large", "x")
+    check.plain(bench.backends.http1, "/", "x")
+    check.plain(bench.backends.http1, "/large", "x")
 
 
 def test_an_inner_proxy_without_client_verification_is_caught(bench: Bench) -> None:

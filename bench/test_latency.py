@@ -37,7 +37,7 @@ def client(port: int, path: str = "/", body: int = check.SMALL) -> Iterator[Clie
 
 @pytest.mark.benchmark(group="1 KiB on a kept-alive connection")
 def test_direct(bench: Bench, benchmark: Benchmark) -> None:
-    with client(bench.backend) as asking:
+    with client(bench.backends.http1) as asking:
         benchmark.pedantic(asking.ask, rounds=ROUNDS, warmup_rounds=200)
 
 
@@ -55,7 +55,7 @@ def test_two_hops_mtls(two_hops: int, benchmark: Benchmark) -> None:
 
 @pytest.mark.benchmark(group="1 MiB on a kept-alive connection")
 def test_large_direct(bench: Bench, benchmark: Benchmark) -> None:
-    with client(bench.backend, "/large", check.LARGE) as asking:
+    with client(bench.backends.http1, "/large", check.LARGE) as asking:
         benchmark.pedantic(asking.ask, rounds=LARGE_ROUNDS, warmup_rounds=20)
 
 
@@ -72,7 +72,7 @@ def _connect_and_ask(port: int) -> None:
 
 @pytest.mark.benchmark(group="1 KiB on a new connection")
 def test_connect_direct(bench: Bench, benchmark: Benchmark) -> None:
-    benchmark.pedantic(lambda: _connect_and_ask(bench.backend), rounds=CONNECT_ROUNDS, warmup_rounds=50)
+    benchmark.pedantic(lambda: _connect_and_ask(bench.backends.http1), rounds=CONNECT_ROUNDS, warmup_rounds=50)
 
 
 @pytest.mark.benchmark(group="1 KiB on a new connection")
