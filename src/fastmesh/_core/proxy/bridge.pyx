@@ -9,11 +9,8 @@ from fastmesh._core.proto.lists cimport slice_is
 from fastmesh._core.proto.msg cimport (
     BODY_NONE, BODY_TUNNEL, H_SEC_WEBSOCKET_ACCEPT, H_SEC_WEBSOCKET_KEY, H_UPGRADE, HF_DROP, M_CONNECT, M_GET, MF_PROTOCOL, MF_UPGRADE, Hdr,
     Msg, msg_find)
-from fastmesh._core.proxy.ctx cimport ACCEPT_BYTES, Exchange, Worker
-from fastmesh._core.proxy.forward cimport hbuf_take, msg_add
-
-cdef enum:
-    KEY_BYTES = 24               # base64 of 16 random bytes (RFC 6455 4.1)
+from fastmesh._core.proxy.ctx cimport ACCEPT_BYTES, WS_KEY_BYTES, Exchange
+from fastmesh._core.proxy.forward cimport msg_add
 
 cdef const char *ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 cdef const char *GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
@@ -37,9 +34,8 @@ cdef void base64(const uint8_t *p, uint32_t n, char *out) noexcept nogil:
         out += 4
 
 
-cdef int bridge_from_connect(Worker *w, Msg *m) noexcept nogil:
+cdef int bridge_from_connect(Exchange *ex, Msg *m) noexcept nogil:
     cdef uint64_t dice[2]
-    cdef char *key
     if not slice_is(m.protocol, "websocket", 9):
         return FM_EMETHOD
     m.method = M_GET
@@ -51,27 +47,24 @@ cdef int bridge_from_connect(Worker *w, Msg *m) noexcept nogil:
         return FM_EHEAD
     if msg_find(m, H_SEC_WEBSOCKET_KEY) != NULL:
         return FM_OK
-    key = hbuf_take(w, KEY_BYTES)
-    if key == NULL:
-        return FM_EHEAD
-    dice[0] = rng_next(&w.rng)   # RFC 6455 10.3: it has only to be new, it keeps no secret
-    dice[1] = rng_next(&w.rng)
-    base64(<const uint8_t *>dice, 16, key)
-    return msg_add(m, b"sec-websocket-key", 17, key, KEY_BYTES, H_SEC_WEBSOCKET_KEY)
+    dice[0] = rng_next(&ex.w.rng)  # RFC 6455 10.3: it has only to be new, it keeps no secret
+    dice[1] = rng_next(&ex.w.rng)
+    base64(<const uint8_t *>dice, 16, ex.ws_key)
+    return msg_add(m, b"sec-websocket-key", 17, ex.ws_key, WS_KEY_BYTES, H_SEC_WEBSOCKET_KEY)
 
 
 cdef int bridge_to_connect(Exchange *ex, Msg *m) noexcept nogil:
     cdef const Hdr *upgrade = msg_find(m, H_UPGRADE)
     cdef const Hdr *key = msg_find(m, H_SEC_WEBSOCKET_KEY)
-    cdef uint8_t text[KEY_BYTES + 36]
+    cdef uint8_t text[WS_KEY_BYTES + 36]
     cdef uint8_t digest[20]
     if upgrade == NULL or not slice_is(slice_of(upgrade.value, upgrade.value_n), "websocket", 9):
         return FM_EMETHOD        # RFC 8441 is for protocols that are registered for it
-    if key == NULL or key.value_n != KEY_BYTES:
+    if key == NULL or key.value_n != WS_KEY_BYTES:
         return FM_EMETHOD
-    memcpy(text, key.value, KEY_BYTES)
-    memcpy(text + KEY_BYTES, GUID, 36)
-    SHA1(text, KEY_BYTES + 36, digest)
+    memcpy(text, key.value, WS_KEY_BYTES)
+    memcpy(text + WS_KEY_BYTES, GUID, 36)
+    SHA1(text, WS_KEY_BYTES + 36, digest)
     base64(digest, 20, ex.accept)
     m.method = M_CONNECT
     m.method_name = slice_of(b"CONNECT", 7)

@@ -26,6 +26,7 @@ cdef enum:
     REPLAY_BYTES = 65536         # request bytes kept so that a request can be sent again
     RETRY_BASE_MS = 25           # Envoy's back-off: full jitter, 25 ms doubling to 250 ms
     RETRY_MOST_MS = 250
+    WS_KEY_BYTES = 24            # base64 of 16 random bytes (RFC 6455 4.1)
     ACCEPT_BYTES = 28            # base64 of a SHA-1 (RFC 6455 4.2.2)
 
 cdef struct Options:             # limits that can be set (worker.pyx: OPTIONS has names, defaults, reasons)
@@ -219,6 +220,7 @@ cdef struct Exchange:
     uint64_t head_rx
     uint16_t log_n[11]
     uint8_t trace_id[16]
+    char ws_key[24]              # Sec-WebSocket-Key that was made for a client's extended CONNECT
     char accept[28]              # Sec-WebSocket-Accept of an upgrade that goes on as an extended CONNECT
     char timeout_text[12]        # the grpc-timeout that this attempt is sent with
     Addr peer_addr               # the downstream peer

@@ -252,8 +252,7 @@ cdef void on_head(H2 *h, H2Stream *st, Msg *m, bint end) noexcept nogil:
     elif s.listener.table == SNAP_NONE:
         exchange_refuse(ex, m, RE_NO_CONFIG)
     elif m.method == M_CONNECT:
-        w.hused = 0
-        rc = bridge_from_connect(w, m) if m.flags & MF_PROTOCOL else FM_EMETHOD
+        rc = bridge_from_connect(ex, m) if m.flags & MF_PROTOCOL else FM_EMETHOD
         if rc == FM_OK:
             exchange_head(ex, m, s.listener)
         else:
