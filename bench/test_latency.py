@@ -72,7 +72,8 @@ def _connect_and_ask(port: int) -> None:
 
 @pytest.mark.benchmark(group="1 KiB on a new connection")
 def test_connect_direct(bench: Bench, benchmark: Benchmark) -> None:
-    benchmark.pedantic(lambda: _connect_and_ask(bench.backends.http1), rounds=CONNECT_ROUNDS, warmup_rounds=50)
+    port = bench.backends.http1
+    benchmark.pedantic(lambda: _connect_and_ask(port), rounds=CONNECT_ROUNDS, warmup_rounds=50)
 
 
 @pytest.mark.benchmark(group="1 KiB on a new connection")

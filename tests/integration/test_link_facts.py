@@ -1,4 +1,4 @@
-"""What HTTP/2 does not say of an HTTP/1 message crosses the mesh link: names in their case, and the version."""
+"""What HTTP/2 does not say of an HTTP/1 message crosses the mesh link: the case of names, the version."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from helpers import ways
 from helpers.h2client import H2Client
 from helpers.ways import Upstream, Way
 
-ANSWER = b"HTTP/1.1 200 OK\r\nX-WeIrD-Answer: 1\r\nCONTENT-LENGTH: 2\r\nplain: 3\r\nServer-Says: x\r\n\r\n" + b"ok"
+ANSWER = b"HTTP/1.1 200 OK\r\nX-WeIrD-Answer: 1\r\nCONTENT-LENGTH: 2\r\nplain: 3\r\nServer-Says: x\r\n\r\nok"
 
 
 class Origin:

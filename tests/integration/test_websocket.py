@@ -1,4 +1,4 @@
-"""WebSocket by both versions of HTTP on either side, through an edge and through two sidecars (RFC 6455, RFC 8441)."""
+"""WebSocket by both versions of HTTP on either side, through an edge and two sidecars (RFC 6455, 8441)."""
 
 from __future__ import annotations
 
