@@ -10,6 +10,7 @@ from fastmesh._core.shm.stats cimport ST_UP_STREAMS, stat_inc
 
 cdef enum:
     WAITING_MOST = 100           # exchanges that one dial may serve (RFC 9113 6.5.2 advises a peer to take no less)
+    SHARE_STREAMS = 128          # requests on one connection; more: another one. What they hold fits into H2_CONN_WINDOW
     EARLY_STREAMS = 8            # before the first SETTINGS of an endpoint: some (grpc-core) reset what is too much with ENHANCE_YOUR_CALM
 
 cdef UpOps WAIT_OPS
@@ -88,8 +89,7 @@ cdef bint share_room(const H2c *u, bint upgrade) noexcept nogil:
         most = u.io.h.peer.max_streams if u.io.h.peer.seen else untold(u)
     else:
         return False
-    if u.most_streams:
-        most = less(most, u.most_streams)
+    most = less(most, u.most_streams if u.most_streams else SHARE_STREAMS)
     if u.most_requests:
         if u.requests + u.nwaiting >= u.most_requests:
             return False
