@@ -46,7 +46,6 @@ cdef enum:  # H2Stream.flags
     HSF_RESET = 256              # we reset it
     HSF_IN_END = 512             # the owner's: END_STREAM (or the kept trailers) follows the kept input
     HSF_AWAKE = 1024             # the owner's: in its list of streams to look at again
-    HSF_REFUSED = 2048           # the owner's: the peer has not seen it
     HSF_BROKEN = 4096            # the owner's: it cannot go on, and its exchange has yet to be told
 
 cdef struct H2Stream:            # pool of the worker

@@ -7,6 +7,7 @@ does not read answers to control frames (H2_CONTROL_OUT).
 """
 from libc.stdint cimport uint32_t, uint64_t
 from fastmesh._core.net.conn cimport Conn
+from fastmesh._core.net.out cimport conn_flush
 from fastmesh._core.proto.h2_stream cimport H2Limits, H2Ops, H2Stream
 from fastmesh._core.proto.msg cimport Hdr, Msg
 from fastmesh._core.proxy.ctx cimport H2Io, H2IoOps, Worker
@@ -22,6 +23,10 @@ cdef void h2_io_read(H2Io *io) noexcept nogil
 """Take what the socket has."""
 cdef void h2_io_out(H2Io *io) noexcept nogil
 """Send what is ready now."""
+cdef inline void h2_io_flush(Worker *w) noexcept nogil:
+    """Borrowed bytes that were collected for a connection that speaks HTTP/1 go out."""
+    if w.r.g.conn != NULL:
+        conn_flush(<Conn *>w.r.g.conn)
 cdef void h2_io_wake(H2Io *io, H2Stream *s) noexcept nogil
 """ops.stream of s at the end of this turn, once."""
 cdef void h2_io_asleep(H2Io *io, H2Stream *s) noexcept nogil

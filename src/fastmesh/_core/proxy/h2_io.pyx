@@ -5,7 +5,7 @@ from fastmesh._core.base.buf cimport Block, block_data, block_free_all, block_le
 from fastmesh._core.base.err cimport FM_AGAIN, FM_EH2, FM_ENOMEM, FM_OK
 from fastmesh._core.net.conn cimport (
     CF_BLOCKED, CF_READABLE, CONN_READ_MIN, CONN_READS_AT_ONCE, Conn, conn_keep, conn_kept_used, conn_read, conn_wake)
-from fastmesh._core.net.out cimport conn_congested, conn_flush, conn_give
+from fastmesh._core.net.out cimport conn_congested, conn_give
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES, reactor_task
 from fastmesh._core.proto.h2_frame cimport H2_FRAME_HEAD, H2_MAX_FRAME
 from fastmesh._core.proto.h2_recv cimport h2_recv
@@ -90,19 +90,13 @@ cdef void on_task(void *arg) noexcept nogil:
         return
     if io.wake != NULL:
         h2_io_kick(io)
-    flush_all(io.w)
+    h2_io_flush(io.w)
     if io.h.flags & HF2_FAILED:
         io.ops.over(io, FM_EH2)  # not by what came, which h2_recv tells: memory ran out while something was written
         return
     h2_io_out(io)
     if io.conn != NULL:
         io.ops.turn(io)
-
-
-cdef inline void flush_all(Worker *w) noexcept nogil:
-    # borrowed bytes for a connection that speaks HTTP/1
-    if w.r.g.conn != NULL:
-        conn_flush(<Conn *>w.r.g.conn)
 
 
 # ---- in ------------------------------------------------------------------------------------------------------------------------------
@@ -137,7 +131,7 @@ cdef void h2_io_read(H2Io *io) noexcept nogil:
             conn_kept_used(c, kept)
         if kept + got:
             used = h2_recv(&io.h, w.r.scratch, kept + got, w.r.now_ms)
-            flush_all(w)
+            h2_io_flush(w)
             if io.conn == NULL:
                 return
             if used < 0:

@@ -3,32 +3,29 @@
 ex.down is the H2Stream, whose owner is the exchange. An answer that is complete lets go of the exchange at once; what the client has no window
 for stays with the stream until it is sent, or until nothing has moved for the stream idle timeout.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from fastmesh._core.base.buf cimport Block, block_data, block_free, block_len
 from fastmesh._core.base.err cimport FM_EH2, FM_EMETHOD, FM_ENOMEM, FM_EOF, FM_OK
 from fastmesh._core.base.pool cimport pool_get
 from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.net.conn cimport CF_READABLE, Conn, ConnOps, conn_close, conn_close_flushed, conn_deadline, conn_wake
 from fastmesh._core.net.out cimport conn_congested, conn_flush
-from fastmesh._core.proto.h2_frame cimport (
-    H2_CANCEL, H2_INADEQUATE_SECURITY, H2_INTERNAL_ERROR, H2_NO_ERROR, H2_PROTOCOL_ERROR, H2_REFUSED_STREAM)
+from fastmesh._core.proto.h2_frame cimport H2_CANCEL, H2_INADEQUATE_SECURITY, H2_INTERNAL_ERROR, H2_NO_ERROR, H2_REFUSED_STREAM
 from fastmesh._core.proto.h2_limits cimport (
     H2_CONN_WINDOW, H2_EDGE_CONN_WINDOW, H2_EDGE_STREAM_WINDOW, H2_EDGE_STREAMS, H2_MAX_STREAMS, H2_STREAM_WINDOW)
-from fastmesh._core.proto.h2_send cimport (
-    h2_credit, h2_fail, h2_goaway, h2_send_data, h2_send_end, h2_send_head, h2_send_trailers)
+from fastmesh._core.proto.h2_send cimport h2_credit, h2_fail, h2_goaway, h2_send_data, h2_send_head, h2_send_trailers
 from fastmesh._core.proto.h2_stream cimport (
     HF2_GOAWAY_SENT, HF2_PREFACE, HS_CLOSED, HS_HALF_LOCAL, HSF_BROKEN, HSF_END_QUEUED, HSF_IN_END, HSF_WAITING, H2N_STALLED, H2, H2Limits, H2Ops,
     H2Stream, h2_count, h2_stream_any, h2_stream_close, h2_stream_release, h2_stream_stale)
 from fastmesh._core.proto.msg cimport BODY_NONE, M_CONNECT, MF_PROTOCOL, Hdr, Msg, msg_load
 from fastmesh._core.proxy.bridge cimport bridge_from_connect, bridge_to_accepted
-from fastmesh._core.proxy.ctx cimport (
-    DOWN_H2, PH_DONE, XF_TUNNEL, Down, DownOps, Exchange, H2Io, H2IoOps, H2s, ListenerState, Worker)
+from fastmesh._core.proxy.ctx cimport DOWN_H2, PH_DONE, XF_TUNNEL, Down, DownOps, Exchange, H2Io, H2IoOps, H2s, Worker
 from fastmesh._core.proxy.down cimport down_bytes, down_end, down_handover, down_refused_plain
 from fastmesh._core.proxy.exchange cimport (
     exchange_down_closed, exchange_down_idle, exchange_down_reset, exchange_head, exchange_new, exchange_refuse, exchange_request_data,
     exchange_request_end, exchange_wants_body)
 from fastmesh._core.proxy.h2_io cimport (
-    h2_io_begin, h2_io_congested, h2_io_end, h2_io_forget, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kick, h2_io_out, h2_io_read, h2_io_release,
+    h2_io_begin, h2_io_congested, h2_io_end, h2_io_flush, h2_io_forget, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kick, h2_io_out, h2_io_read, h2_io_release,
     h2_io_wake)
 from fastmesh._core.proxy.respond cimport RE_NO_CONFIG, RE_OVERLOAD
 from fastmesh._core.shm.snapshot cimport L_GATEWAY, SNAP_NONE
@@ -324,6 +321,7 @@ cdef void s_stream(H2Io *io, H2Stream *st) noexcept nogil:
         h2_credit(st, v.n)
         exchange_request_data(ex, &v, 1)
         settle(io, ex)
+        h2_io_flush(io.w)        # its bytes are borrowed, whoever has them now
         block_free(&io.w.r.bufs, b)
         if ex.phase == PH_DONE or ex.down != <void *>st:
             return

@@ -3,22 +3,19 @@
 ex.up is the H2Stream, whose owner is the exchange; while the connection is being dialled it is the H2c. An answer that is complete lets go of
 its stream before the exchange hears of it.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from fastmesh._core.base.buf cimport Block, block_data, block_free, block_len
-from fastmesh._core.base.err cimport FM_AGAIN, FM_EH2, FM_ENOMEM, FM_EOF, FM_ETLS_CERT, FM_ETLS_IDENTITY, FM_OK
+from fastmesh._core.base.err cimport FM_EH2, FM_ENOMEM, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.net.conn cimport CF_READABLE, Conn, ConnOps, conn_close, conn_close_flushed, conn_deadline, conn_wake
-from fastmesh._core.net.out cimport conn_flush
 from fastmesh._core.net.tls cimport tls_resumed, tls_speaks
-from fastmesh._core.net.tls_ctx cimport TLS_ALPN_H2, TLS_ALPN_LINK
+from fastmesh._core.net.tls_ctx cimport TLS_ALPN_H2, TLS_ALPN_LINK, TLS_ALPN_OTHER
 from fastmesh._core.proto.h2_frame cimport H2_CANCEL, H2_INTERNAL_ERROR, H2_NO_ERROR, H2_REFUSED_STREAM
 from fastmesh._core.proto.h2_limits cimport H2_CONN_WINDOW, H2_MAX_STREAMS, H2_STREAM_WINDOW
-from fastmesh._core.proto.h2_send cimport (
-    h2_credit, h2_goaway, h2_open, h2_ping, h2_reset, h2_send_data, h2_send_end, h2_send_head, h2_send_trailers)
+from fastmesh._core.proto.h2_send cimport h2_credit, h2_goaway, h2_ping, h2_send_data, h2_send_head, h2_send_trailers
 from fastmesh._core.proto.h2_stream cimport (
-    HF2_FAILED, HF2_GOAWAY_SEEN, HS_CLOSED, HS_HALF_LOCAL, HSF_BROKEN, HSF_IN_END, HSF_REFUSED, H2, H2Limits, H2Ops, H2Stream, h2_stream_any,
-    h2_stream_close, h2_stream_release)
+    HS_CLOSED, HS_HALF_LOCAL, HSF_BROKEN, HSF_IN_END, H2, H2Limits, H2Ops, H2Stream, h2_stream_any, h2_stream_close, h2_stream_release)
 from fastmesh._core.proto.msg cimport BODY_TUNNEL, MF_HTTPS, Hdr, Msg, msg_load
 from fastmesh._core.proxy.bridge cimport bridge_from_accepted, bridge_to_connect
 from fastmesh._core.proxy.ctx cimport (
@@ -27,7 +24,7 @@ from fastmesh._core.proxy.exchange cimport (
     exchange_response_data, exchange_response_end, exchange_response_head, exchange_sent, exchange_up_failed, exchange_up_other,
     exchange_up_ready)
 from fastmesh._core.proxy.h2_io cimport (
-    h2_io_begin, h2_io_congested, h2_io_end, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kick, h2_io_out, h2_io_read, h2_io_release,
+    h2_io_begin, h2_io_congested, h2_io_end, h2_io_flush, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kick, h2_io_out, h2_io_read, h2_io_release,
     h2_io_wake)
 from fastmesh._core.proxy.respond cimport (
     RE_CONNECT, RE_CONNECT_TIMEOUT, RE_OVERLOAD, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET, RE_UP_RST, RE_UP_TLS)
@@ -35,8 +32,8 @@ from fastmesh._core.proxy.share cimport (
     KEEPALIVE_MS, share_early, share_init, share_leave, share_open, share_out, share_wait_no_more)
 from fastmesh._core.proxy.upstream cimport upstream_dial_failed, upstream_release, upstream_uncount
 from fastmesh._core.shm.stats cimport (
-    ST_POOL_FULL, ST_TLS_CONNECT, ST_TLS_CONNECT_RESUMED, ST_UP_BYTES_RX, ST_UP_BYTES_TX, ST_UP_CX_IDLE_CLOSED, ST_UP_CX_IDLE_TIMEOUT, ST_UP_CX_TIMEOUT,
-    ST_UP_REFUSED, ST_UP_STREAMS, stat_add, stat_inc)
+    ST_POOL_FULL, ST_TLS_CONNECT, ST_TLS_CONNECT_RESUMED, ST_UP_BYTES_RX, ST_UP_BYTES_TX, ST_UP_CX_IDLE_CLOSED, ST_UP_CX_IDLE_TIMEOUT,
+    ST_UP_CX_TIMEOUT, ST_UP_REFUSED, stat_add, stat_inc)
 
 cdef enum:
     INTERIM_MOST = 32            # 1xx answers to one request: each is an answer that no client waits for to end
@@ -248,8 +245,7 @@ cdef void u_end(H2c *u, int code, bint flush) noexcept nogil:
         conn_close(c)
     u.next_dead = w.dead_h2_up
     w.dead_h2_up = u
-    if w.r.g.conn != NULL:
-        conn_flush(<Conn *>w.r.g.conn)
+    h2_io_flush(w)
 
 
 cdef void h2c_cut(Worker *w) noexcept nogil:
@@ -313,6 +309,9 @@ cdef void u_ready(Conn *c) noexcept nogil:
         if tls_resumed(c.tls):
             stat_inc(w.seg.stats, ST_TLS_CONNECT_RESUMED)
         speaks = tls_speaks(c.tls)
+    if speaks == TLS_ALPN_OTHER:
+        u_end(u, RE_UP_TLS, False)  # it chose what was not offered
+        return
     if speaks != TLS_ALPN_H2 and speaks != TLS_ALPN_LINK and not u.only_h2:
         ex = share_wait_no_more(u, u.waiting) if u.waiting != NULL else NULL
         as_h1(u, ex)
@@ -482,7 +481,8 @@ cdef void u_stream(H2Io *io, H2Stream *st) noexcept nogil:
         st.in_n -= v.n
         h2_credit(st, v.n)
         exchange_response_data(ex, &v, 1)
-        ex.dops.flush(ex)        # its bytes are borrowed
+        ex.dops.flush(ex)
+        h2_io_flush(io.w)        # its bytes are borrowed, whoever has them now
         block_free(&io.w.r.bufs, b)
         if ex.up != <void *>st:
             return

@@ -2,8 +2,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset, strlen
 from fastmesh._core.base.err cimport (
-    FM_EBAD, FM_ECHUNK, FM_EEXPECT, FM_EFRAMING, FM_EHEAD, FM_EHOST, FM_EMETHOD, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_ENOMEM, FM_ENOROUTE,
-    FM_ETARGET, FM_ETE, FM_ETRAILER, FM_EVERSION, FM_OK)
+    FM_ECHUNK, FM_EEXPECT, FM_EFRAMING, FM_EHEAD, FM_EHOST, FM_EMETHOD, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_ENOMEM, FM_ENOROUTE, FM_ETARGET,
+    FM_ETE, FM_ETRAILER, FM_EVERSION, FM_OK)
 from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.policy.router cimport RouteMatch
 from fastmesh._core.proto.grpc cimport (
@@ -11,7 +11,7 @@ from fastmesh._core.proto.grpc cimport (
 from fastmesh._core.proto.h1_write cimport h1_reason
 from fastmesh._core.proto.msg cimport (
     BODY_LENGTH, BODY_NONE, H_CONTENT_LENGTH, H_CONTENT_TYPE, H_GRPC_MESSAGE, H_GRPC_STATUS, H_LOCATION, H_SERVER, M_HEAD, MF_RESPONSE, Msg)
-from fastmesh._core.proxy.ctx cimport XF_GRPC, XF_REQ_END, Exchange, Worker
+from fastmesh._core.proxy.ctx cimport XF_GRPC, XF_REQ_END, Exchange
 from fastmesh._core.proxy.forward cimport forward_response, hbuf_take, msg_add
 from fastmesh._core.shm.snapshot cimport RW_PREFIX, snap_str
 from fastmesh._core.shm.stats cimport (

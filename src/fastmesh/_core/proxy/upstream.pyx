@@ -4,11 +4,11 @@ from libc.string cimport memcpy
 from fastmesh._core.base.err cimport FM_AGAIN, FM_ENOMEM, FM_ETLS_CERT, FM_ETLS_IDENTITY, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.view cimport Slice
-from fastmesh._core.net.conn cimport CF_HUP, CF_READABLE, Conn, ConnOps, conn_close, conn_deadline, conn_dial, conn_wake
+from fastmesh._core.net.conn cimport CF_HUP, CF_READABLE, Conn, ConnOps, conn_close, conn_deadline, conn_dial
 from fastmesh._core.net.sock cimport Addr
 from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsPeer, tls_ctx_offers
 from fastmesh._core.proxy.ctx cimport (
-    C_CONNECT, C_GONE, C_HEAD, C_IDLE, HC_CONNECT, HC_GONE, HC_OPEN, PH_DONE, XF_IDEMPOTENT, XF_UPGRADE, Exchange, H1c, H2c, UpPool, Worker)
+    C_CONNECT, C_GONE, C_HEAD, C_IDLE, HC_CONNECT, HC_GONE, HC_OPEN, XF_IDEMPOTENT, XF_UPGRADE, Exchange, H1c, H2c, UpPool, Worker)
 from fastmesh._core.proxy.h2_io cimport h2_io_kick
 from fastmesh._core.proxy.share cimport share_attach, share_leave, share_room
 from fastmesh._core.proxy.respond cimport RE_CONNECT, RE_OVERFLOW, RE_OVERLOAD, RE_UP_TLS
