@@ -204,3 +204,39 @@ def test_other_protocols_than_websocket_are_refused(way: Way) -> None:
         pseudo = [(":method", "CONNECT"), (":protocol", "connect-udp"), (":scheme", "http"), (":path", "/")]
         assert client.open([*pseudo, (":authority", "one")]).wait().status == 501
         assert client.get("one", "/no").status == 403  # the connection goes on
+
+
+# --- the end of one side alone
+
+
+def half_closing() -> socket.socket:
+    """An application that takes the upgrade, reads to the end of its input, and answers then."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock = listener.accept()[0]
+                with sock:
+                    head = b""
+                    while b"\r\n\r\n" not in head:
+                        head += sock.recv(65536)
+                    sock.sendall(b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")
+                    data = head.partition(b"\r\n\r\n")[2]
+                    while part := sock.recv(65536):
+                        data += part
+                    sock.sendall(b"%d bytes" % len(data))
+
+    threading.Thread(target=run, daemon=True).start()
+    return listener
+
+
+@pytest.mark.parametrize("kind", ["edge", "sidecars"])
+def test_a_client_of_http2_ends_its_side_first(kind: str, tmp_path: Path) -> None:
+    with half_closing() as listener:
+        upstream = Upstream("half", [listener.getsockname()[1]])
+        with ways.opened(kind, tmp_path, [upstream]) as way, H2Client(way.plain) as client:
+            stream = extended(client, "half")
+            stream.send(b"x" * 300_000, end=True)
+            answer = stream.wait()
+            assert (answer.status, answer.body, answer.ended) == (200, b"300000 bytes", True)

@@ -29,6 +29,7 @@ cdef enum:  # Conn.flags
     CF_SERVER = 32
     CF_EOF = 64                  # end of input was read
     CF_TLS_REQUIRED = 128        # server side: plaintext is refused
+    CF_FIN = 512                 # no more will be sent: FIN when the out queue is empty
     CF_READ_BLOCKED = 256        # TLS: cannot read on before the socket is writable
 
 cdef enum:
@@ -96,6 +97,8 @@ cdef void conn_close(Conn *c) noexcept nogil
 """Now; unsent bytes are lost. No callback comes after it."""
 cdef void conn_close_flushed(Conn *c, bint linger) noexcept nogil
 """When all is sent. No callback but the end comes after it: the owner lets go of the connection (owner becomes NULL)."""
+cdef void conn_end_output(Conn *c) noexcept nogil
+"""No more will be sent: FIN (with TLS: close_notify before it) behind what waits; input goes on."""
 cdef void conn_abort(Conn *c) noexcept nogil
 """Close with RST: the peer must see that it did not get everything."""
 cdef void conn_reap(Reactor *r) noexcept nogil

@@ -155,6 +155,8 @@ cdef void conn_event(Source *s, uint32_t events) noexcept nogil:
                     conn_deadline(c, c.src.r.now_ms + CONN_UNREAD_MS)
             if c.state != CONN_OPEN:
                 return
+            if c.flags & CF_FIN and c.out_n == 0:
+                conn_fin(c)
             # also when a flush in between has emptied the queue: this edge is the last there is
             if c.out_n == 0 and c.flags & CF_BLOCKED and c.owner != NULL:
                 c.flags &= ~<uint32_t>CF_BLOCKED
@@ -366,6 +368,24 @@ cdef int conn_read_more(Conn *c, uint32_t most) noexcept nogil:
 
 
 # ---- the end ---------------------------------------------------------------------------------------------------------------------
+
+cdef void conn_fin(Conn *c) noexcept nogil:
+    c.flags &= ~<uint32_t>CF_FIN
+    if c.tls != NULL:
+        tls_shutdown(c.tls)
+    shutdown(c.src.fd, SHUT_WR)
+
+
+cdef void conn_end_output(Conn *c) noexcept nogil:
+    if c.src.r.g.conn == c:
+        conn_flush(c)
+    if c.state != CONN_OPEN or c.fail_code != 0:
+        return
+    if c.out_n == 0:
+        conn_fin(c)
+    else:
+        c.flags |= CF_FIN
+
 
 cdef void conn_finish(Conn *c) noexcept nogil:
     # all is sent

@@ -5,7 +5,7 @@ from fastmesh._core.base.err cimport FM_AGAIN, FM_EHEAD, FM_ENOMEM, FM_EOF, FM_O
 from fastmesh._core.base.pool cimport pool_put
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport (
-    CF_EOF, CF_HUP, CF_READABLE, CONN_READ_MIN, CONN_READS_AT_ONCE, Conn, ConnOps, conn_acked_none_since, conn_deadline, conn_keep, conn_kept_used, conn_read,
+    CF_EOF, CF_HUP, CF_READABLE, CONN_READ_MIN, CONN_READS_AT_ONCE, Conn, ConnOps, conn_acked_none_since, conn_deadline, conn_end_output, conn_keep, conn_kept_used, conn_read,
     conn_read_more, conn_wake, conn_wire_tx)
 from fastmesh._core.net.out cimport conn_flush, conn_made, conn_make, conn_put
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES
@@ -129,7 +129,10 @@ cdef int x_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
     cdef uint32_t need = h1_last_chunk_size(trailers, n)
     cdef char *p
     cdef Out o
-    if not ex.flags & XF_CHUNKED_REQ or ex.flags & XF_TUNNEL:
+    if ex.flags & XF_TUNNEL:
+        conn_end_output(u.conn)  # an HTTP/2 client has ended its side, which may be half of the conversation
+        return FM_OK
+    if not ex.flags & XF_CHUNKED_REQ:
         return FM_OK
     p = conn_make(u.conn, need)
     if p == NULL:
