@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TREE = ROOT / "build/fuzz"
 LIBRARY = TREE / "lib"
 COUNTERS = ROOT / "tests/fuzz/counters.c"
-SHIMS = [ROOT / f"tests/shim/{name}.pyx" for name in ("h1_fuzz", "hpack_fuzz")]
+SHIMS = [ROOT / f"tests/shim/{name}_fuzz.pyx" for name in ("h1", "hpack", "h2", "bridge")]
+CHECKS = ROOT / "tests/shim/h2_check.pxd"
 JOBS = 2
 # sysconfig fills its tables lazily, which two threads must not do at once
 SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
@@ -47,7 +48,7 @@ CFLAGS = [
 def sources() -> dict[Path, Path]:
     """Module path below LIBRARY (without suffix) -> .pyx."""
     core = ROOT / "src/fastmesh/_core"
-    paths = [core / "base/buf.pyx", *sorted((core / "proto").glob("*.pyx"))]
+    paths = [core / "base/buf.pyx", core / "base/pool.pyx", *sorted((core / "proto").glob("*.pyx"))]
     found = {path.relative_to(ROOT / "src").with_suffix(""): path for path in paths}
     return {**found, **{Path("shim") / path.stem: path for path in SHIMS}}
 
@@ -61,7 +62,7 @@ def generate(wanted: dict[Path, Path]) -> dict[Path, Path]:
     made = cythonize(
         [Extension(name, [str(wanted[names[name]])]) for name in names],
         build_dir=str(TREE / "c"),
-        include_path=[str(ROOT / "src")],
+        include_path=[str(ROOT / "src"), str(ROOT / "tests")],
         compiler_directives={"language_level": 3, **DIRECTIVES},
         emit_linenums=True,
         quiet=True,
@@ -70,7 +71,7 @@ def generate(wanted: dict[Path, Path]) -> dict[Path, Path]:
 
 
 def newest_input() -> float:
-    inputs = [*(ROOT / "src/fastmesh/_core").rglob("*.p[xy]*"), *SHIMS, COUNTERS, Path(__file__)]
+    inputs = [*(ROOT / "src/fastmesh/_core").rglob("*.p[xy]*"), *SHIMS, CHECKS, COUNTERS, Path(__file__)]
     return max(path.stat().st_mtime for path in inputs)
 
 

@@ -21,7 +21,10 @@ from pathlib import Path
 import instrument
 import seeds
 
-TARGETS = ("request", "response", "chunked", "authority", "hpack", "hpack_fields")
+TARGETS = (
+    "request", "response", "chunked", "authority", "hpack", "hpack_fields", "h2_server", "h2_client",
+    "bridge_request", "bridge_response", "bridge_trailers", "carry_request", "carry_response",
+)  # fmt: skip
 MAX_INPUT = 4096
 GROWN = instrument.TREE / "corpus"
 FAILURES = instrument.TREE / "failures"

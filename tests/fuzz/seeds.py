@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from helpers import golden_h2
 from helpers.golden_h1 import CASES, cases_of
 from helpers.golden_hpack import REFUSED, STORIES
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
+GOLDEN_H2 = (golden_h2.REQUESTS, golden_h2.RESPONSES, golden_h2.TRAILERS)
 # A fuzz input begins with two bytes that say where it is split, or other settings; see shim/*_fuzz.pyx.
 SPLITS = (b"\x00\x00", b"\x07\x01")
 
@@ -32,6 +34,39 @@ def hpack() -> dict[str, list[bytes]]:
     return {"hpack": [bytes([len(block)]) + block for block in blocks] + joined, "hpack_fields": records}
 
 
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def http2() -> dict[str, list[bytes]]:
+    """Heads as blocks, and conversations with either role."""
+    requests, responses, trailers = (golden_h2.blocks(heads) for heads in GOLDEN_H2)
+    control = [
+        frame(kind, flags, stream, payload)
+        for kind, flags, stream, payload in [
+            (4, 0, 0, b"\0\4\0\0\0\x10"), (4, 0, 0, b"\0\1\0\0\0\0\0\5\0\0\x40\0"), (4, 1, 0, b""),
+            (6, 0, 0, b"12345678"), (8, 0, 0, b"\0\0\1\0"), (8, 0, 1, b"\0\0\0\1"), (8, 0, 3, b"\0\0\0\0"),
+            (3, 0, 1, b"\0\0\0\x08"), (7, 0, 0, b"\0\0\0\1\0\0\0\0"), (2, 0, 3, b"\0\0\0\1\0"),
+            (0, 1, 1, b"body"), (0, 8, 3, b"\2abcd"), (77, 0, 0, b"x"),
+        ]
+    ]  # fmt: skip
+    found: dict[str, list[bytes]] = {"h2_server": list(control), "h2_client": list(control)}
+    for target, heads in (("h2_server", requests), ("h2_client", responses)):
+        for i, block in enumerate(heads):
+            stream = 2 * (i % 4) + 1
+            whole = frame(1, 4 | i & 1, stream, block)
+            cut = frame(1, 0, stream, block[:3]) + frame(9, 4, stream, block[3:])
+            end = frame(1, 5, stream, trailers[i % len(trailers)])
+            body = frame(0, 0, stream, b"x" * 20)
+            found[target] += [whole, cut + end, whole + body + frame(0, 1, stream, b"y"), cut + body + end]
+            found[target] += [whole + part + body for part in control]
+        # each head on a stream of its own, then all that has no head
+        found[target].append(
+            b"".join(frame(1, 4, 2 * i + 1, block) for i, block in enumerate(heads)) + b"".join(control)
+        )
+    return found | {"bridge_request": requests, "bridge_response": responses, "bridge_trailers": trailers}
+
+
 def golden() -> dict[str, list[bytes]]:
     """Target -> inputs made of the golden cases."""
     found: dict[str, list[bytes]] = {"request": [], "response": [], "chunked": [], "authority": []}
@@ -45,7 +80,8 @@ def golden() -> dict[str, list[bytes]]:
             found["authority"] += [
                 line[5:].strip() for line in head.split(b"\r\n") if line.lower().startswith(b"host:")
             ]
-    found |= hpack()
+    found |= hpack() | http2()
+    found |= {"carry_request": found["request"], "carry_response": found["response"]}
     return {kind: list(dict.fromkeys(inputs)) for kind, inputs in found.items()}
 
 

@@ -12,11 +12,13 @@ from types import ModuleType
 
 import pytest
 
-from shim import h1_fuzz, hpack_fuzz
+from shim import bridge_fuzz, h1_fuzz, h2_fuzz, hpack_fuzz
+
+SHIMS = (h1_fuzz, hpack_fuzz, h2_fuzz, bridge_fuzz)
 
 HERE = Path(__file__).parent
 MUTATIONS = 20_000
-RUN = {target: shim.run for shim in (h1_fuzz, hpack_fuzz) for target in shim.TARGETS}
+RUN = {target: shim.run for shim in SHIMS for target in shim.TARGETS}
 
 
 def load(name: str) -> ModuleType:

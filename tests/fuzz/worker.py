@@ -9,12 +9,14 @@ import sys
 
 import atheris
 
-from shim import h1_fuzz, hpack_fuzz
+from shim import bridge_fuzz, h1_fuzz, h2_fuzz, hpack_fuzz
+
+SHIMS = (h1_fuzz, hpack_fuzz, h2_fuzz, bridge_fuzz)
 
 
 def main() -> None:
     target = sys.argv[1]
-    shim = next(shim for shim in (h1_fuzz, hpack_fuzz) if target in shim.TARGETS)
+    shim = next(shim for shim in SHIMS if target in shim.TARGETS)
 
     def one(data: bytes) -> None:
         shim.run(target, data)

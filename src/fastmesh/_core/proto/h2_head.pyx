@@ -13,7 +13,7 @@ from fastmesh._core.proto.h2_stream cimport H2, H2_ARENA, HF2_LINK
 from fastmesh._core.proto.hpack cimport HpackArena, hpack_block_begin, hpack_next
 from fastmesh._core.proto.hpack_enc cimport hpack_enc_begin, hpack_enc_field
 from fastmesh._core.proto.hygiene cimport trailer_forbidden
-from fastmesh._core.proto.lists cimport slice_is
+from fastmesh._core.proto.lists cimport list_next, slice_is
 from fastmesh._core.proto.msg cimport (
     H_CONNECTION, H_CONTENT_LENGTH, H_COOKIE, H_EXPECT, H_HOST, H_KEEP_ALIVE, H_NONE, H_PROXY_CONNECTION, H_TE, H_TRANSFER_ENCODING,
     H_UPGRADE, H_X_FASTMESH_H1, HF_DROP, HF_NEVER, HP_AUTHORITY, HP_METHOD, HP_PATH, HP_PROTOCOL, HP_SCHEME, HP_STATUS, M_CONNECT,
@@ -22,7 +22,7 @@ from fastmesh._core.proto.msg cimport (
 from fastmesh._core.proto.scan cimport fm_scan_target, fm_scan_token, fm_scan_value
 
 cdef enum:
-    LENGTH_DIGITS = 18           # of a content-length: below 2^63 whatever they are
+    LENGTH_DIGITS = 19           # of a content-length, as in HTTP/1
     FIELD_EXTRA = 12             # hpack_enc_field: what a field may take beyond its bytes
 
 
@@ -96,6 +96,8 @@ cdef int64_t length_of(Slice v) noexcept nogil:
     for i in range(v.n):
         if not 48 <= v.p[i] <= 57:
             return -1
+        if n > (<int64_t>1 << 62) // 10:
+            return -1
         n = n * 10 + (v.p[i] - 48)
     return n
 
@@ -103,6 +105,7 @@ cdef int64_t length_of(Slice v) noexcept nogil:
 cdef int on_field(Msg *m, Hdr *f, bint request, Slice *facts) noexcept nogil:
     # what a regular field does beside being one: FM_OK: keep it; 1: leave it out; else a code. facts: NULL but on the mesh link.
     cdef Slice v = slice_of(f.value, f.value_n)
+    cdef Slice item
     cdef int64_t n
     cdef int k = f.id
     if k == H_NONE:
@@ -115,7 +118,10 @@ cdef int on_field(Msg *m, Hdr *f, bint request, Slice *facts) noexcept nogil:
         m.flags |= MF_TE_TRAILERS
         return 1
     if k == H_CONTENT_LENGTH:
-        n = length_of(v)
+        while f.value_n > 1 and f.value[0] == 48:  # octal somewhere, as in HTTP/1
+            f.value += 1
+            f.value_n -= 1
+        n = length_of(slice_of(f.value, f.value_n))
         if n < 0 or (m.content_length >= 0 and m.content_length != n):
             return FM_EBAD
         if m.content_length == n:
@@ -129,9 +135,10 @@ cdef int on_field(Msg *m, Hdr *f, bint request, Slice *facts) noexcept nogil:
         m.hdr[0].flags |= f.flags & HF_NEVER
         return 1                 # it comes first, whichever of the two said it
     if k == H_EXPECT and request:
-        if not slice_is(v, "100-continue", 12):
-            return FM_EEXPECT
-        m.flags |= MF_EXPECT_100
+        while list_next(&v, &item):
+            if not slice_is(item, "100-continue", 12):
+                return FM_EEXPECT
+            m.flags |= MF_EXPECT_100
     if k == H_X_FASTMESH_H1 and facts != NULL:
         if facts.n or v.n == 0:
             return FM_EBAD       # our own, said twice or empty
@@ -161,15 +168,17 @@ cdef int join_cookies(Msg *m, HpackArena *a) noexcept nogil:
     p = a.p
     for i in range(m.nhdr):
         h = &m.hdr[i]
-        if h.id == H_COOKIE:
+        if h.id != H_COOKIE:
+            continue
+        if h.value_n:            # an empty one would leave white space at the end
             memcpy(p, h.value, h.value_n)
             p += h.value_n
             memcpy(p, b"; ", 2)
             p += 2
-            if h != first:
-                h.flags |= HF_DROP
+        if h != first:
+            h.flags |= HF_DROP
     first.value = a.p
-    first.value_n = total - 2
+    first.value_n = <uint32_t>(p - a.p) - 2 if p != a.p else 0
     first.flags |= never
     a.p = p
     return FM_OK
@@ -254,7 +263,7 @@ cdef int status_line(Msg *m, const Pseudo *ps) noexcept nogil:
         if not 48 <= p[i] <= 57:
             return FM_EBAD
     m.status = <uint16_t>((p[0] - 48) * 100 + (p[1] - 48) * 10 + (p[2] - 48))
-    return FM_EBAD if m.status < 100 or m.status > 599 or m.status == 101 else FM_OK
+    return FM_EBAD if m.status < 100 or m.status == 101 else FM_OK  # above 599: as in HTTP/1, RFC 9110 15 lets us
 
 
 cdef int h2_head_decode(H2 *h, int kind, const char *p, uint32_t n, Msg *m) noexcept nogil:
