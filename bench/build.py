@@ -20,6 +20,7 @@ TOOLS: dict[str, tuple[str, list[str]]] = {
     "backend": ("load/backend.c", ["-static"]),
     "backend-h2": ("load/backend_h2.c", ["-static"]),
     "load": ("load/load.c", ["-lssl", "-lcrypto"]),
+    "grpc": ("load/grpc.c", []),
 }
 
 

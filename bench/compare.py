@@ -68,6 +68,16 @@ TABLES: dict[str, tuple[str, list[tuple[str, str, int]]]] = {
             ("cpu_us", "CPU us/request", 1),
         ],
     ),
+    "grpc-rate": (
+        "unary gRPC at 1,000/s through one h2c hop: added latency, us",
+        [
+            ("added_p50", "P50", 0),
+            ("added_p90", "P90", 0),
+            ("added_p99", "P99", 0),
+            ("added_p999", "P99.9", 0),
+            ("cpu_us", "CPU us/call", 1),
+        ],
+    ),
     "large": (
         "1 MiB answers, 16 connections",
         [("cpu_us", "CPU us/MiB", 0), ("per_second", "MiB/s", 0), ("busy", "core %", 0)],
@@ -84,6 +94,10 @@ TABLES: dict[str, tuple[str, list[tuple[str, str, int]]]] = {
             ("idle_bytes", "bytes/idle conn", 0),
             ("processes", "processes", 0),
         ],
+    ),
+    "h2-memory": (
+        "memory of HTTP/2: bytes",
+        [("idle_bytes", "idle connection", 0), ("stream_bytes", "stream in flight", 0)],
     ),
     "routes": (
         "fastmesh alone: 1 route against 10,000 over 1,000 hosts",
@@ -122,6 +136,10 @@ BARS = (
     Bar("rate-pair", "added_p50", "1,000/s, mTLS pair: added P50 under Envoy's", "envoy"),
     Bar("rate-pair", "added_p99", "1,000/s, mTLS pair: added P99 under Envoy's", "envoy"),
     Bar("rate-pair", "added_p99", "1,000/s, mTLS pair: added P99 under 500 us a hop", limit=500),
+    Bar("grpc-rate", "added_p99", "gRPC at 1,000/s: added P99 under Envoy's", "envoy"),
+    Bar("grpc-rate", "added_p99", "gRPC at 1,000/s: added P99 under 1 ms", limit=1000),
+    Bar("h2-memory", "idle_bytes", "idle HTTP/2 connection <= 8 KiB", limit=8192),
+    Bar("h2-memory", "stream_bytes", "HTTP/2 stream in flight <= 4 KiB", limit=4096),
     Bar("large", "cpu_us", "1 MiB answers: CPU <= Envoy", "envoy"),
     Bar("handshake", "cpu_us", "TLS handshakes: CPU <= 1.1 x best peer", "best", 1.1),
     Bar("memory", "pss_mb", "idle PSS of an edge proxy <= 20 MB", limit=20),

@@ -18,8 +18,9 @@ from bench import check, load, machine, procs
 from bench.backends import Backends
 from bench.certs import SERVER_NAME, Certs
 from bench.compare import DISTURBED_PERCENT
+from bench.load import held
 from bench.mesh import CLIENT, SERVER, Mesh, Sidecar, mesh
-from bench.peers import CHAINS, Chain, Fastmesh, Hop, Peer, Site, Version
+from bench.peers import CHAINS, Chain, Fastmesh, Hop, Peer, Service, Site, Version
 from bench.peers.fastmesh import Routes
 
 READY_SECONDS = 20.0
@@ -115,6 +116,8 @@ class Bench:
                 notes.append(
                     check.until(lambda: check.tls_server(port, host, self.certs), ready, running.dead)
                 )
+            elif chain.service is not Service.WEB:
+                check.until(lambda: check.listening(port), ready, running.dead)
             elif first.down is Version.H2:
                 check.until(lambda: check.prior_knowledge(port, peer.path(), host), ready, running.dead)
             else:
@@ -247,6 +250,63 @@ def _rate(bench: Bench, peer: Peer, row: Row, shape: str, hops: int) -> None:
         for name, value in result.latency.items():
             row.figures[name] = value
             row.figures[f"added_{name}"] = (value - bench.direct[name]) / hops
+
+
+def grpc_rate(bench: Bench, peer: Peer, row: Row) -> None:
+    """Unary gRPC, HTTP/2 on both sides; the backend asked directly just before is subtracted."""
+    settings = bench.settings
+    with bench.proxy(peer, "grpc") as (running, notes):
+        row.notes += notes
+        direct = load.Target(bench.backends.port(CHAINS["grpc"]), peer.host())
+        target = bench.target(running, peer)
+
+        def run(asked: load.Target, seconds: float) -> load.Result:
+            return load.grpc(asked, seconds, settings.connections, settings.rate)
+
+        run(direct, settings.warm)
+        base = run(direct, settings.seconds)
+        run(target, settings.warm)
+        result, cpu = bench.window(row, running, lambda: run(target, settings.seconds))
+        row.figures["cpu_us"] = cpu / result.answered
+        for name, value in result.latency.items():
+            row.figures[name] = value
+            row.figures[f"added_{name}"] = value - base.latency[name]
+
+
+def h2_memory(bench: Bench, peer: Peer, row: Row) -> None:
+    """What an idle HTTP/2 connection adds, and what a request in flight without a body does: the stream on either
+    side, and its share of the upstream connections. The backend behind never answers the latter."""
+    settings = bench.settings
+    with bench.proxy(peer, "h2-h2") as (running, notes):
+        row.notes += notes
+        target = bench.target(running, peer)
+        load.h2load(target, settings.warm, settings.h2_connections, settings.h2_streams)
+        procs.settle(running.pids())
+        before = procs.tree_pss_kib(running.pids())
+        with held.connections(target, settings.idle_connections):
+            procs.settle(running.pids())
+            added = procs.tree_pss_kib(running.pids()) - before
+        row.figures["idle_bytes"] = added * 1024 / settings.idle_connections
+    with bench.proxy(peer, "hold") as (running, _):
+        target = bench.target(running, peer)
+        with held.connections(target, HELD_CONNECTIONS, ask=False) as made:
+            procs.settle(running.pids())
+            before, already = procs.tree_pss_kib(running.pids()), bench.backends.counted().held
+            for connection in made:
+                connection.ask(HELD_STREAMS)
+            wanted = already + HELD_CONNECTIONS * HELD_STREAMS
+
+            def all_held() -> None:
+                if (now := bench.backends.counted().held) < wanted:
+                    raise check.CheckFailed(f"{now - already} of {wanted - already} requests in flight")
+
+            check.until(all_held, READY_SECONDS, running.dead)
+            procs.settle(running.pids())
+            added = procs.tree_pss_kib(running.pids()) - before
+        row.figures["stream_bytes"] = added * 1024 / (HELD_CONNECTIONS * HELD_STREAMS)
+
+
+HELD_CONNECTIONS, HELD_STREAMS = 20, 100
 
 
 def rate_hop(bench: Bench, peer: Peer, row: Row) -> None:
@@ -395,16 +455,21 @@ SCENARIOS: dict[str, dict[str, Scenario]] = {
     "pair": {"pair": pair},
     "link": {"link-16": link_16, "link-64": link_64},
     "rate": {"rate-hop": rate_hop, "rate-pair": rate_pair},
+    "grpc": {"grpc-rate": grpc_rate},
     "large": {"large": large},
     "handshake": {"handshake": handshake},
     "memory": {"memory": memory},
+    "h2-memory": {"h2-memory": h2_memory},
     "routes": {"routes": routes},
     "sidecar": {"link-16": sidecar_link_16, "link-64": sidecar_link_64, "memory": sidecar_memory},
 }
 # The chain of a row that not every peer can form, and the scenarios in which nghttpx takes part unasked.
-CHAIN_OF = {"h2-h1": "h2-h1", "h2-h2": "h2-h2", "link-16": "pair-h2", "link-64": "pair-h2"}
+CHAIN_OF = {
+    **{"h2-h1": "h2-h1", "h2-h2": "h2-h2", "link-16": "pair-h2", "link-64": "pair-h2"},
+    **{"grpc-rate": "grpc", "h2-memory": "hold"},
+}
 ANY = Chain(())
-MULTIPLEXED = ("h2", "link")
+MULTIPLEXED = ("h2", "link", "grpc", "h2-memory")
 # Scenarios that measure one proxy alone.
 ALONE = {"routes": "fastmesh", "sidecar": "sidecar"}
 

@@ -56,7 +56,17 @@ def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[str]
 
 def _own(mode: str, target: Target, seconds: float, connections: int, *extra: str) -> Result:
     numbers = [str(target.port), str(seconds), str(connections), str(target.body)]
-    done = _run([str(build.tool("load")), mode, *numbers, target.path, target.host, *extra], seconds)
+    return _reported([str(build.tool("load")), mode, *numbers, target.path, target.host, *extra], seconds)
+
+
+def grpc(target: Target, seconds: float, connections: int, per_second: int) -> Result:
+    """Unary calls in an open loop, over HTTP/2 with prior knowledge."""
+    numbers = [str(target.port), str(seconds), str(connections), target.host, str(per_second)]
+    return _reported([str(build.tool("grpc")), *numbers], seconds)
+
+
+def _reported(command: list[str], seconds: float) -> Result:
+    done = _run(command, seconds)
     try:
         answer = json.loads(done.stdout)
     except ValueError:
