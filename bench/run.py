@@ -79,7 +79,10 @@ def _say(text: str) -> None:
 def _row_line(row: Row) -> str:
     if row.status != "ok":
         return f"{row.status}: {row.error}"
-    shown = ("cpu_us", "per_second", "busy", "added_p50", "added_p99", "pss_mb", "idle_bytes", "stream_bytes", "ratio")
+    shown = (
+        *("cpu_us", "per_second", "busy", "added_p50"),
+        *("added_p99", "pss_mb", "idle_bytes", "stream_bytes", "ratio"),
+    )
     text = "  ".join(f"{name} {row.figures[name]:,.1f}" for name in shown if name in row.figures)
     return text + ("  (disturbed)" if row.disturbed else "")
 

@@ -274,8 +274,8 @@ def grpc_rate(bench: Bench, peer: Peer, row: Row) -> None:
 
 
 def h2_memory(bench: Bench, peer: Peer, row: Row) -> None:
-    """What an idle HTTP/2 connection adds, and what a request in flight without a body does: the stream on either
-    side, and its share of the upstream connections. The backend behind never answers the latter."""
+    """What an idle HTTP/2 connection adds, and what a request in flight without a body does: the stream on
+    either side, and its share of the upstream connections. The backend behind never answers the latter."""
     settings = bench.settings
     with bench.proxy(peer, "h2-h2") as (running, notes):
         row.notes += notes
