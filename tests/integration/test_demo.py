@@ -56,13 +56,15 @@ def test_everything_that_is_shown_holds(spawn: Callable[..., Process], tmp_path:
     text = demo.stdout
     assert status == 0, text
     assert "FAIL" not in text and "\x1b" not in text
-    assert re.findall(r"^\[(\d)/8\]", text, re.M) == list("12345678")
+    assert re.findall(r"^\[(\d)/9\]", text, re.M) == list("123456789")
     for line in (
         r"web-v1 +spiffe://cluster\.local/ns/default/sa/web$",
         r"reviews-v2 +spiffe://cluster\.local/ns/default/sa/reviews$",
         r'connection_security_policy="mutual_tls"',
         r"^  ok  plaintext to the inbound port is refused",
         r"^  ok  your trace id went through both sidecars",
+        r"^  ok  \d+ calls over one connection of the client: a \d+, b \d+$",
+        r"^  ok  a call that ends with DEADLINE_EXCEEDED$",
         r"^    \$ fastmesh apply -f canary\.yaml --wait$",
         r"^  ok  measured: v1 \d+, v2 \d+ = [\d.]+% for 5%",
         r"^  ok  measured: v1 \d+, v2 \d+ = [\d.]+% for 50%",
@@ -102,7 +104,7 @@ def test_it_stays_when_asked_until_it_is_stopped(spawn: Callable[..., Process], 
 def test_no_process_survives_it(spawn: Callable[..., Process], tmp_path: Path, number: int) -> None:
     """Stopped in the middle; killed, so that it cannot clean up itself."""
     demo = spawn(DEMO, name="demo", env={"TMPDIR": str(tmp_path)})
-    demo.wait_output(r"^\[3/8\]", SECONDS)
+    demo.wait_output(r"^\[3/9\]", SECONDS)
     pids = started(demo)
     assert not gone(pids)
     demo.signal(number)

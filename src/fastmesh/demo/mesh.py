@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -199,9 +199,22 @@ class Mesh:
         for process in started:
             wait_for(partial(process.said, "ready"), process.name)
 
-    def start_sidecars(self) -> None:
-        """Start them all, then wait until each serves and knows all the others."""
-        for each in self.sidecars:
+    def start_ratings(self) -> list[Sidecar]:
+        """Start the gRPC service, two instances with a sidecar beside each, and wait until all know them."""
+        made = [Sidecar("ratings", version) for version in ("a", "b")]
+        for each in made:
+            arguments = ["--port", str(each.app), "--version", each.version]
+            self.run(f"app-{each.name}", "fastmesh.demo.rpc", *arguments)
+        for each in made:
+            process = self.processes[f"app-{each.name}"]
+            wait_for(partial(process.said, "ready"), process.name)
+        self.sidecars += made
+        self.start_sidecars(made, "--app-protocol", "grpc")
+        return made
+
+    def start_sidecars(self, new: Sequence[Sidecar], *options: str) -> None:
+        """Start them, then wait until each serves and all know all the others."""
+        for each in new:
             bundle = f"join-{each.service}.json"
             if not (self.directory / bundle).exists():
                 self.fastmesh("token", "create", "--service", each.service, "--output", bundle)
@@ -209,8 +222,8 @@ class Mesh:
             for option in ("app", "inbound", "outbound", "admin"):
                 arguments += [f"--{option}", f"127.0.0.1:{getattr(each, option)}"]
             arguments += ["--state", each.name, "--access-log", self.access_log(each).name]
-            self.run(f"sidecar-{each.name}", "fastmesh", *arguments, "--access-log-format", "json")
-        for each in self.sidecars:
+            self.run(f"sidecar-{each.name}", "fastmesh", *arguments, "--access-log-format", "json", *options)
+        for each in new:
             wait_for(partial(self.ready, each), f"sidecar {each.name}")
         wait_for(self.in_step, "all sidecars to be in step")
 

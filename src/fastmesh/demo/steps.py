@@ -6,6 +6,7 @@ Owns the claims. Processes are mesh.py's, clients and arithmetic traffic.py's.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -13,6 +14,7 @@ import ssl
 import time
 from pathlib import Path
 
+from fastmesh.demo import rpc
 from fastmesh.demo.mesh import Mesh, Sidecar, wait_for
 from fastmesh.demo.screen import Screen
 from fastmesh.demo.traffic import (
@@ -35,6 +37,7 @@ REVIEWS = "spiffe://cluster.local/ns/default/sa/reviews"
 
 # Longer than the sidecars' leases with the control plane (mesh.LEASE).
 AWAY_SECONDS = 3.0
+CALLS = 200  # of gRPC
 
 SUBSETS = """apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -63,7 +66,7 @@ def start(screen: Screen, mesh: Mesh, requests: int) -> None:
     began = time.monotonic()
     mesh.start_control()
     mesh.start_apps()
-    mesh.start_sidecars()
+    mesh.start_sidecars(mesh.sidecars)
     screen.info(f"{'process ids':<12}{'app':>9}{'arbiter':>9}{'agent':>9}{'worker':>9}   admin endpoint")
     for each in mesh.sidecars:
         info = each.admin_json("/server_info")
@@ -192,6 +195,57 @@ def _one_trace(screen: Screen, mesh: Mesh, trace: str, seen: dict[str, object], 
     screen.check(set(ids.values()) == {trace}, claim, f"{ids}")
 
 
+def calls(screen: Screen, mesh: Mesh, requests: int) -> None:
+    """gRPC: calls through both sidecars, spread over two instances from one connection."""
+    try:
+        grpc = rpc.grpc()
+    except ImportError:
+        screen.info("left out: it needs grpcio at both ends (pip install grpcio)")
+        return
+    ratings = mesh.start_ratings()
+    options = [("grpc.default_authority", "ratings"), ("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(f"127.0.0.1:{mesh.web.outbound}", options=options) as channel:
+        rate = channel.unary_unary(f"/{rpc.SERVICE}/Rate")
+        answers = [json.loads(rate(b"", timeout=5)) for _ in range(CALLS)]
+        tally = {each.version: sum(a["version"] == each.version for a in answers) for each in ratings}
+        low, _high = binomial_bounds(CALLS, 0.5, 1e-6)
+        spread = ", ".join(f"{version} {count}" for version, count in tally.items())
+        claim = f"{CALLS} calls over one connection of the client: {spread}"
+        screen.check(min(tally.values()) >= low, claim, f"{tally}")
+        # grpcio rounds a deadline up before it sends it, the sidecars only ever take from it.
+        left = max(answer["seconds_left"] for answer in answers)
+        screen.check(4 < left < 5.1, "the deadline of 5 s arrives with each call", f"{left:.3f} s left")
+        messages = list(channel.unary_stream(f"/{rpc.SERVICE}/History")(b"", timeout=5))
+        screen.check(messages == [b"4", b"5", b"3"], "a stream of 3 messages", f"{messages}")
+        ends = (("Fail", 5, "NOT_FOUND: no such book"), ("Wait", 0.3, "DEADLINE_EXCEEDED"))
+        for method, seconds, wanted in ends:
+            said = ""
+            try:
+                channel.unary_unary(f"/{rpc.SERVICE}/{method}")(b"", timeout=seconds)
+            except grpc.RpcError as error:
+                said = f"{error.code().name}: {error.details()}"
+            screen.check(said.startswith(wanted), f"a call that ends with {wanted}", said or "an answer")
+    for reporter, each in (("source", mesh.web), ("destination", ratings[0])):
+        seen = _grpc_statuses(each, reporter)
+        counted = ", ".join(f"{seen[status]} with grpc-status {status or '-'}" for status in sorted(seen))
+        screen.check(seen.get("0", 0) > 0, f"the sidecar of {each.name} counted {counted}", f"{seen}")
+    handshakes = sum(each.counter("fastmesh_tls_accept_total") for each in ratings)
+    claim = f"all of it over {handshakes} mTLS connections between the sidecars"
+    screen.check(handshakes <= 2 * len(ratings), claim, "too many")
+
+
+def _grpc_statuses(sidecar: Sidecar, reporter: str) -> dict[str, int]:
+    """How many gRPC requests ended with which status, by a sidecar's metrics."""
+    found: dict[str, int] = {}
+    for line in sidecar.admin_text("/metrics").splitlines():
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+        named = line.startswith("istio_requests_total{") and labels["reporter"] == reporter
+        if named and labels["request_protocol"] == "grpc":
+            status = labels.get("grpc_response_status", "")
+            found[status] = found.get(status, 0) + int(line.rpartition(" ")[2])
+    return found
+
+
 def canary(screen: Screen, mesh: Mesh, requests: int) -> None:
     """A canary: 95 % of the requests to v1, 5 % to v2."""
     screen.info(_write(mesh, "canary.yaml", SUBSETS + CANARY.format(v1=95, v2=5)))
@@ -295,6 +349,7 @@ ALL = (
     certificates,
     mutual_tls,
     tracing,
+    calls,
     canary,
     live_change,
     control_plane_away,
