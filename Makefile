@@ -19,6 +19,7 @@ build: ## set up .venv, build the extensions in place; leaves .venv/bin/fastmesh
 	@tools/build
 
 test: ## build with the test shims and run the whole test suite
+	@tools/test-peers
 	@tools/build --shims
 	@$(PY) -m pytest -n 2 $(PYTEST_ARGS)
 

@@ -18,3 +18,23 @@ need_packages() {
         die "missing system packages; run as root: apt-get install -y $*"
     fi
 }
+
+# want_tools WHAT COMMAND:PACKAGE...: install the packages whose command is missing; where that is not possible, WHAT goes on without.
+want_tools() {
+    local what=$1 tool missing=()
+    shift
+    for tool in "$@"; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    (
+        # Debian starts a service that it installs; a machine that only tests or measures wants no nginx on port 80.
+        policy=/usr/sbin/policy-rc.d
+        if [ "$(id -u)" = 0 ] && [ ! -e $policy ]; then
+            printf '#!/bin/sh\nexit 101\n' >$policy
+            chmod +x $policy
+            trap 'rm -f $policy' EXIT
+        fi
+        need_packages "${missing[@]}"
+    ) || say "$what goes on without: ${missing[*]}"
+}

@@ -73,6 +73,7 @@ spec:
   host: {name}.local
   trafficPolicy:
     loadBalancer: {{simple: ROUND_ROBIN}}
+    connectionPool: {{http: {{h2UpgradePolicy: {upgrade}}}}}
     tls: {{mode: SIMPLE, caCertificates: {dir}/upstreams.pem, sni: {name}, subjectAltNames: [{name}]}}
 """
 
@@ -85,6 +86,7 @@ class Upstream:
     ports: Sequence[int]
     protocol: str = "HTTP"  # what is declared of it: HTTP, HTTP2 or GRPC
     ca: bytes = b""  # it speaks TLS, with a certificate of this authority: behind an edge only
+    upgrade: bool = False  # h2UpgradePolicy, for one with TLS
 
 
 @dataclass
@@ -180,7 +182,8 @@ def _text(directory: Path, upstreams: Sequence[Upstream], plain: int, secure: in
             name=upstream.service, protocol=upstream.protocol, endpoints=", ".join(endpoints)
         )
         if upstream.ca:
-            text += UPSTREAM_TLS.format(name=upstream.service, dir=directory)
+            policy = "UPGRADE" if upstream.upgrade else "DEFAULT"
+            text += UPSTREAM_TLS.format(name=upstream.service, dir=directory, upgrade=policy)
     return text
 
 

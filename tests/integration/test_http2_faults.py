@@ -6,6 +6,7 @@ What is lost is told with the right status or code, what is safe is done again, 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -198,6 +199,36 @@ def test_goaway_in_two_steps_loses_nothing_under_load() -> None:
         client.close()
 
 
+def test_an_origin_whose_connections_take_one_request_each_loses_nothing() -> None:
+    """The last of a dozen moves on eleven times; no count of retries ends that, for nobody has looked at it."""
+    answered: list[str] = []
+
+    def inline(request: Request) -> None:
+        if len(request.link.streams) == 1:
+            request.link.goaway(request.id)
+            answered.append(request[":path"])
+            request.answer(200, [], b"ok")
+
+    origin = Origin(inline=inline)
+    with before(origin) as proxy:
+        client = dial(proxy.port)
+        assert client.answer(client.request("POST", PATH)).status == 200  # its SETTINGS are known now
+        sids = [client.request("POST", f"{PATH}/{i}") for i in range(12)]
+        assert [client.answer(sid).status for sid in sids] == [200] * 12
+        assert sorted(answered[1:]) == sorted(f"{PATH}/{i}" for i in range(12))
+        client.close()
+
+
+def test_an_origin_that_says_nothing_but_goaway_is_not_asked_for_ever() -> None:
+    origin = Origin(inline=lambda request: request.link.goaway(0))
+    with before(origin) as proxy:
+        client = dial(proxy.port)
+        answer = client.answer(client.request("POST", PATH))
+        assert answer.status == 503
+        assert len(origin.requests) == 1 + 16
+        client.close()
+
+
 def test_goaway_with_an_error_ends_what_it_ends() -> None:
     def fault(request: Request) -> None:
         request.link.goaway(request.id, INTERNAL_ERROR)
@@ -346,6 +377,28 @@ def test_idle_connections_that_the_origin_closes_cause_no_error() -> None:
                 origin.links[-1].goaway(3)
             origin.links[-1].close()
             wait_for(lambda: proxy.segment.worker(0)["upstreams"] == 0, what="the end of the connection")
+        client.close()
+
+
+def test_an_idle_timeout_without_goaway_is_learnt_and_a_post_does_not_meet_it() -> None:
+    """As hypercorn has it: the connection is closed, and nobody can know whether the request was seen."""
+    seconds = 0.3
+
+    def inline(request: Request) -> None:
+        request.answer(200, [], b"ok")
+        timer = threading.Timer(seconds, request.link.close)
+        timer.daemon = True
+        timer.start()
+
+    origin = Origin(inline=inline)
+    with before(origin) as proxy:
+        client = dial(proxy.port)
+        assert client.answer(client.request("POST", PATH)).status == 200
+        proxy.wait_counter("up_cx_idle_closed", 1)
+        for i in range(20):
+            assert client.answer(client.request("POST", PATH)).status == 200
+            time.sleep(seconds - 0.003 + i % 5 * 0.001)  # the race is what is tested
+        assert origin.connections == 21
         client.close()
 
 

@@ -24,6 +24,7 @@ cdef enum:
     MAX_TLS = 256                # TLS contexts of one worker
     HBUF_BYTES = 98304           # rewritten target, x-forwarded-for, ids: what one head can make
     REPLAY_BYTES = 65536         # request bytes kept so that a request can be sent again
+    MOVES_MOST = 16              # times that a request moves on at once because a connection leaves by GOAWAY; then it is a retry as any
     RETRY_BASE_MS = 25           # Envoy's back-off: full jitter, 25 ms doubling to 250 ms
     RETRY_MOST_MS = 250
     WS_KEY_BYTES = 24            # base64 of 16 random bytes (RFC 6455 4.1)
@@ -135,7 +136,6 @@ cdef enum:  # Exchange.flags
     XF_TUNNEL = 64
     XF_HEAD_SENT = 128
     XF_CHUNKED_REQ = 512
-    XF_UP_FROM_REUSE = 2048      # one immediate repeat after a dead reused connection has been made
     XF_LOG = 4096
     XF_IDEMPOTENT = 8192         # RFC 9110 9.2.2: may be repeated though the upstream may have seen it
     XF_GRPC = 16384              # a gRPC call
@@ -198,6 +198,7 @@ cdef struct Exchange:
     uint8_t direction            # DIR_*
     uint8_t security             # SEC_*
     uint8_t tries                # attempts begun
+    uint8_t moves                # immediate repeats of what no upstream has looked at
     uint8_t grpc                 # gRPC status of the answer + 1; 0: none was seen
     uint16_t peer                # PeerTable slot
     uint16_t status
@@ -332,6 +333,8 @@ cdef struct H2c:                 # client side of an upstream HTTP/2 connection
     uint64_t tag
     uint64_t tls_policy
     uint64_t heard               # Conn.rx when the keep-alive timer last looked
+    uint64_t idle_since          # its last stream ended; 0: it has some
+    uint32_t idle_for            # ms before the streams that it has now
 
 cdef enum:  # H1c.state
     C_CONNECT = 0

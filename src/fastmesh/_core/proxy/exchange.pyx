@@ -16,14 +16,14 @@ from fastmesh._core.proto.msg cimport (
     msg_load)
 from fastmesh._core.proxy.call cimport call_begin, call_expired, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
-    PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, REPLAY_BYTES, RETRY_BASE_MS, RETRY_MOST_MS, XF_CHUNKED_REQ, XF_GRPC, XF_HEAD_SENT,
-    XF_IDEMPOTENT, XF_REPLAYABLE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UP_FROM_REUSE, XF_UPGRADE, DownOps,
+    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, REPLAY_BYTES, RETRY_BASE_MS, RETRY_MOST_MS, XF_CHUNKED_REQ, XF_GRPC, XF_HEAD_SENT,
+    XF_IDEMPOTENT, XF_REPLAYABLE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UPGRADE, DownOps,
     Exchange, ListenerState, Worker)
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
 from fastmesh._core.proxy.log cimport log_exchange, log_keep_refused, log_keep_request, log_keep_route
 from fastmesh._core.proxy.respond cimport (
-    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_IDLE, RE_NO_CONFIG, RE_TIMEOUT, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET, RE_UP_RST, RE_UP_TLS, respond_direct,
-    respond_error, respond_https, respond_redirect)
+    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_IDLE, RE_NO_CONFIG, RE_TIMEOUT, RE_UP_GOAWAY, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET,
+    RE_UP_RST, RE_UP_TLS, respond_direct, respond_error, respond_https, respond_redirect)
 from fastmesh._core.proxy.upstream cimport upstream_acquire
 from fastmesh._core.shm.snapshot cimport (
     ACT_DIRECT, ACT_REDIRECT, L_GATEWAY, L_INBOUND, LF_HTTPS_REDIRECT, RO_CONNECT_FAILURE, RO_REFUSED_STREAM, RO_RESET_BEFORE_REQUEST,
@@ -318,7 +318,7 @@ cdef void retry_or_answer(Exchange *ex, int code) noexcept nogil:
         wanted = RO_CONNECT_FAILURE
     elif code == RE_UP_RESET and not ex.flags & XF_HEAD_SENT:
         wanted = RO_RESET_BEFORE_REQUEST | RO_CONNECT_FAILURE
-    elif code == RE_UP_REFUSED:
+    elif code == RE_UP_REFUSED or code == RE_UP_GOAWAY:
         wanted = RO_REFUSED_STREAM
     if not retry(ex, wanted):
         answer(ex, code)
@@ -351,6 +351,7 @@ cdef bint retry(Exchange *ex, uint32_t wanted) noexcept nogil:
 cdef void exchange_up_failed(Exchange *ex, int code) noexcept nogil:
     cdef Worker *w = ex.w
     cdef bint unseen
+    cdef int most
     if ex.phase == PH_DONE:
         return
     if ex.phase == PH_RESP:
@@ -362,12 +363,13 @@ cdef void exchange_up_failed(Exchange *ex, int code) noexcept nogil:
         ex.dops.abort(ex)
         exchange_finish(ex)
         return
-    if code == RE_UP_REFUSED or (code == RE_UP_RESET and ex.flags & XF_REUSED):
+    if code == RE_UP_REFUSED or code == RE_UP_GOAWAY or (code == RE_UP_RESET and ex.flags & XF_REUSED):
         # A pooled connection that the upstream had closed, or a stream that it has not looked at. Repeat at once on another one when the
         # request may be repeated: it is idempotent, or it is known that not one byte of it has reached the other side.
-        unseen = code == RE_UP_REFUSED or (ex.up != NULL and ex.uops.unseen(ex))
-        if ex.flags & XF_REPLAYABLE and not ex.flags & XF_UP_FROM_REUSE and (ex.flags & XF_IDEMPOTENT or unseen):
-            ex.flags |= XF_UP_FROM_REUSE
+        unseen = code != RE_UP_RESET or (ex.up != NULL and ex.uops.unseen(ex))
+        most = MOVES_MOST if code == RE_UP_GOAWAY else 1
+        if ex.flags & XF_REPLAYABLE and ex.moves < most and (ex.flags & XF_IDEMPOTENT or unseen):
+            ex.moves += 1
             stat_inc(w.seg.stats, ST_RQ_RETRY_REUSED)
             if ex.up != NULL:
                 ex.uops.abort(ex)

@@ -351,7 +351,7 @@ cdef void u_input_end(H1c *u, int code) noexcept nogil:
     cdef Exchange *ex = u.ex
     if u.state == C_IDLE:
         stat_inc(u.w.seg.stats, ST_UP_CX_IDLE_CLOSED)
-        upstream_idle_closed(u)
+        upstream_idle_closed(u.w, u.cell, u.tag, u.idle_since)
         u_let_go(u)
     elif u.state == C_TUNNEL and code == FM_EOF:
         u.reusable = 0

@@ -27,15 +27,17 @@ from fastmesh._core.proxy.h2_io cimport (
     h2_io_begin, h2_io_congested, h2_io_end, h2_io_flush, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kick, h2_io_out, h2_io_read, h2_io_release,
     h2_io_wake)
 from fastmesh._core.proxy.respond cimport (
-    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_OVERLOAD, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET, RE_UP_RST, RE_UP_TLS)
+    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_OVERLOAD, RE_UP_GOAWAY, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET, RE_UP_RST, RE_UP_TLS)
 from fastmesh._core.proxy.share cimport (
     KEEPALIVE_MS, share_early, share_init, share_leave, share_open, share_out, share_wait_no_more)
-from fastmesh._core.proxy.upstream cimport upstream_dial_failed, upstream_release, upstream_uncount
+from fastmesh._core.proxy.upstream cimport (
+    upstream_dial_failed, upstream_idle_closed, upstream_idle_served, upstream_release, upstream_uncount)
 from fastmesh._core.shm.stats cimport (
     ST_POOL_FULL, ST_TLS_CONNECT, ST_TLS_CONNECT_RESUMED, ST_UP_BYTES_RX, ST_UP_BYTES_TX, ST_UP_CX_IDLE_CLOSED, ST_UP_CX_IDLE_TIMEOUT,
     ST_UP_CX_TIMEOUT, ST_UP_REFUSED, stat_add, stat_inc)
 
 cdef enum:
+    KEEP_LEAST_MS = 250          # no server ends idle connections sooner
     INTERIM_MOST = 32            # 1xx answers to one request: each is an answer that no client waits for to end
 
 cdef ConnOps CONN_OPS
@@ -320,6 +322,7 @@ cdef void u_ready(Conn *c) noexcept nogil:
             exchange_up_other(share_wait_no_more(u, u.waiting))
         return
     u.link = speaks == TLS_ALPN_LINK
+    u.idle_since = w.r.now_ms
     u.state = HC_OPEN if u.prev != NULL or w.pools[u.cell].shared == u else HC_LEAVING  # it has left the list meanwhile
     limits.max_streams = H2_MAX_STREAMS
     limits.stream_window = H2_STREAM_WINDOW
@@ -345,6 +348,9 @@ cdef void u_over(H2Io *io, int code) noexcept nogil:
     cdef H2c *u = <H2c *>io.owner
     if io.h.nstreams == 0 and code != FM_EH2:
         stat_inc(io.w.seg.stats, ST_UP_CX_IDLE_CLOSED)
+        # without a GOAWAY, which would have said what is safe to repeat; sooner than any timeout is: it has been stopped
+        if u.state == HC_OPEN and u.idle_since and u.idle_since + KEEP_LEAST_MS <= io.w.r.now_ms:
+            upstream_idle_closed(io.w, u.cell, u.tag, u.idle_since)
     u_end(u, RE_OVERLOAD if code == FM_ENOMEM else (RE_UP_PROTOCOL if code == FM_EH2 else RE_UP_RESET), code == FM_EH2)
 
 
@@ -393,8 +399,13 @@ cdef void u_turn(H2Io *io) noexcept nogil:
         h2_goaway(&io.h, True)
         u_end(u, RE_UP_RESET, True)
         return
+    if u.idle_since:
+        return                   # as before: what the other side says meanwhile makes it no less idle
     u_bytes(u)
     u.pinged = 0
+    upstream_idle_served(&io.w.pools[u.cell], u.idle_for)
+    u.idle_for = 0
+    u.idle_since = io.w.r.now_ms
     if u.state == HC_OPEN and u.most_requests and u.requests >= u.most_requests:
         share_leave(u)
         return
@@ -503,12 +514,15 @@ cdef void u_stream(H2Io *io, H2Stream *st) noexcept nogil:
 cdef void on_reset(H2 *h, H2Stream *st, uint32_t code, bint remote) noexcept nogil:
     cdef H2Io *io = <H2Io *>h.owner
     cdef Exchange *ex = <Exchange *>st.owner
+    cdef bint gone = st.id > h.goaway_last
     cdef int why = RE_UP_PROTOCOL  # it was we who had to: what came was no answer
     st.owner = NULL
     h2_io_release(io, st, H2_NO_ERROR)
     ex.up = NULL
     if remote:
-        why = RE_UP_REFUSED if code == H2_REFUSED_STREAM else RE_UP_RST
+        why = RE_UP_RST
+        if code == H2_REFUSED_STREAM:
+            why = RE_UP_GOAWAY if gone else RE_UP_REFUSED
         if code == H2_REFUSED_STREAM:
             stat_inc(io.w.seg.stats, ST_UP_REFUSED)
         ex.h2_error = code

@@ -18,7 +18,8 @@ cdef enum:  # codes beyond base/err.pxd that only the proxy makes
     RE_NO_CONFIG = -109          # 503: no config yet
     RE_UP_TLS = -110             # TLS to the upstream failed: 503 UF
     RE_UP_RST = -111             # the upstream reset the stream (HTTP/2), with ex.h2_error: 503 UR
-    RE_UP_REFUSED = -112         # ... and has not looked at the request: REFUSED_STREAM, or above the last id of its GOAWAY: 503 UR
+    RE_UP_REFUSED = -112         # ... and has not looked at the request: REFUSED_STREAM: 503 UR
+    RE_UP_GOAWAY = -113          # ... nor at this one, above the last id of its GOAWAY: 503 UR
 
 cdef void respond_error(Exchange *ex, int code) noexcept nogil
 """Answer with what `code` maps to; ex.rf, ex.status, ex.details and the counters are set. Nothing may have gone downstream yet."""

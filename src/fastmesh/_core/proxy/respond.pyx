@@ -87,7 +87,7 @@ cdef Verdict verdict_of(int code) noexcept nogil:
     if code == RE_UP_RESET:
         return says(503, RF_UC, ST_RQ_UPSTREAM_RESET, b"upstream_reset_before_response_started{connection_termination}",
                     b"upstream connect error or disconnect/reset before headers: connection termination\n")
-    if code == RE_UP_RST or code == RE_UP_REFUSED:
+    if RE_UP_GOAWAY <= code <= RE_UP_RST:
         return says(503, RF_UR, ST_RQ_UPSTREAM_RESET, b"upstream_reset_before_response_started{remote_reset}",
                     b"upstream connect error or disconnect/reset before headers: remote reset\n")
     if code == RE_UP_PROTOCOL:

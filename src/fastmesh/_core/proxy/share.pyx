@@ -107,6 +107,8 @@ cdef bint share_open(H2c *u, Exchange *ex) noexcept nogil:
     u.requests += 1
     stat_inc(ex.w.seg.stats, ST_UP_STREAMS)
     if u.io.h.nstreams == 1:
+        u.idle_for = <uint32_t>(ex.w.r.now_ms - u.idle_since)
+        u.idle_since = 0
         u.pinged = 0
         u.heard = u.io.conn.rx
         conn_deadline(u.io.conn, ex.w.r.now_ms + KEEPALIVE_MS)

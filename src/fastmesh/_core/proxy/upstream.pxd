@@ -1,7 +1,7 @@
 """Upstream connections (L3): per endpoint idle HTTP/1 ones and shared HTTP/2 ones, dialling, and what becomes of them when the config changes."""
 from libc.stdint cimport uint32_t, uint64_t
 from fastmesh._core.net.conn cimport Conn
-from fastmesh._core.proxy.ctx cimport Exchange, H1c, Worker
+from fastmesh._core.proxy.ctx cimport Exchange, H1c, UpPool, Worker
 from fastmesh._core.shm.snapshot cimport SnapCluster, SnapEndpoint
 
 cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, bint fresh) noexcept nogil
@@ -9,8 +9,10 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
 RE_OVERFLOW, RE_OVERLOAD, RE_UP_TLS. `fresh`: not a pooled one."""
 cdef void upstream_release(H1c *u) noexcept nogil
 """The answer is complete and the connection may serve again: into the pool (or closed when its time is over)."""
-cdef void upstream_idle_closed(H1c *u) noexcept nogil
-"""The other side closed it while it was idle: its keep-alive timeout is learnt, so that no request that cannot be repeated meets it."""
+cdef void upstream_idle_closed(Worker *w, uint32_t cell, uint64_t tag, uint64_t idle_since) noexcept nogil
+"""The other side closed one while it was idle: its keep-alive timeout is learnt, so that no request that cannot be repeated meets it."""
+cdef void upstream_idle_served(UpPool *p, uint32_t idle_for) noexcept nogil
+"""One that had been idle so long (ms) was of use: what was learnt was no keep-alive timeout if it is shorter."""
 cdef void upstream_drop(H1c *u) noexcept nogil
 """Close it and let go of it. NULL is tolerated; once."""
 cdef void upstream_dial_failed(Worker *w, const Conn *c, int code) noexcept nogil

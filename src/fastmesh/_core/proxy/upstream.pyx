@@ -198,6 +198,8 @@ cdef int acquire_h2(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, 
         nxt = u.next
         if u.tls_policy != policy:
             share_leave(u)
+        elif u.state == HC_OPEN and u.idle_since and about_to_close(p, ex, <uint32_t>(ex.w.r.now_ms - u.idle_since)):
+            share_leave(u)
         elif not (alone and u.state == HC_CONNECT) and share_room(u, upgrade):  # a dial that is known to end as HTTP/1 serves one
             rc = share_attach(u, ex)
             if rc != FM_ENOMEM:
@@ -215,12 +217,27 @@ cdef uint32_t keep_margin(const UpPool *p) noexcept nogil:
     return p.keep_ms >> 3 if p.keep_ms > 8 * KEEP_MARGIN_MS else KEEP_MARGIN_MS
 
 
-cdef void upstream_idle_closed(H1c *u) noexcept nogil:
-    cdef UpPool *p = &u.w.pools[u.cell]
-    cdef uint32_t idle_for = <uint32_t>(u.w.r.now_ms - u.idle_since) + 1
-    if p.tag == u.tag and (p.keep_ms == 0 or idle_for < p.keep_ms):
+cdef bint about_to_close(UpPool *p, const Exchange *ex, uint32_t idle_for) noexcept nogil:
+    # the other side will close what has been idle so long, and this request could not be repeated
+    if p.keep_ms == 0 or ex.flags & XF_IDEMPOTENT or idle_for + keep_margin(p) < p.keep_ms:
+        return False
+    p.avoided += 1
+    if p.avoided >= KEEP_DOUBT:
+        p.keep_ms = 0
+    return True
+
+
+cdef void upstream_idle_closed(Worker *w, uint32_t cell, uint64_t tag, uint64_t idle_since) noexcept nogil:
+    cdef UpPool *p = &w.pools[cell]
+    cdef uint32_t idle_for = <uint32_t>(w.r.now_ms - idle_since) + 1
+    if p.tag == tag and (p.keep_ms == 0 or idle_for < p.keep_ms):
         p.keep_ms = idle_for
         p.avoided = 0
+
+
+cdef void upstream_idle_served(UpPool *p, uint32_t idle_for) noexcept nogil:
+    if idle_for > p.keep_ms:
+        p.keep_ms = 0
 
 
 cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, bint fresh) noexcept nogil:
@@ -255,12 +272,8 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
         while u != NULL:
             nxt = u.next
             idle_for = <uint32_t>(w.r.now_ms - u.idle_since)
-            if p.keep_ms and not ex.flags & XF_IDEMPOTENT and idle_for + keep_margin(p) >= p.keep_ms:
-                # about to be closed by the other side, and this request could not be repeated; the rest of the list is older
-                p.avoided += 1
-                if p.avoided >= KEEP_DOUBT:
-                    p.keep_ms = 0
-                break
+            if about_to_close(p, ex, idle_for):
+                break            # the rest of the list is older
             if u.tls_policy != policy_of(c, ep) or u.conn.flags & (CF_HUP | CF_READABLE):
                 upstream_drop(u)  # another policy's, or the end of it has been seen in this very turn
             else:
@@ -290,8 +303,7 @@ cdef void upstream_release(H1c *u) noexcept nogil:
             u.most_requests and u.requests >= u.most_requests):
         upstream_drop(u)
         return
-    if u.idle_for > p.keep_ms:
-        p.keep_ms = 0            # it has waited longer and was served: what was seen was no keep-alive timeout
+    upstream_idle_served(p, u.idle_for)
     u.idle_for = 0
     u.idle_since = w.r.now_ms
     u.state = C_IDLE
