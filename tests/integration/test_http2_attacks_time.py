@@ -141,8 +141,8 @@ def test_a_thousand_streams_whose_windows_stay_shut(large: Large, path: str, str
                 client.until(lambda c=client: all(a.over for a in c.streams.values()), "the end of each")
                 assert all(not a.ended for a in client.streams.values() if path != "/direct")
                 most = max(most, proxy.segment.worker(0)["mem_bytes"] - before)
-        # 64 KiB a stream at the very most, the block that holds it included
-        assert most < streams * 70_000
+        # 64 KiB a stream and less than a block of 16 KiB at the very most, bookkeeping included
+        assert most < streams * 85_000
         stalled = sum(a.reset is not None for client in clients for a in client.streams.values())
         assert stalled > 0 and proxy.counter("h2_stalled") > 0
         proxy.wait_quiet()

@@ -17,7 +17,7 @@ from fastmesh._core.proxy.ctx cimport H2Io, H2IoOps, Worker
 from fastmesh._core.shm.stats cimport ST_H2, ST_PAUSES, stat_inc
 
 cdef enum:
-    KEPT_BLOCK = 65000           # kept input lies in blocks of up to 64 KiB
+    KEPT_BLOCK = 16000           # kept input lies in blocks of up to 16 KiB: less than one of them is room that nothing is in
     READ_MOST = SCRATCH_BYTES - H2_FRAME_HEAD - H2_MAX_FRAME  # a frame that was cut stands in front of what is read
 
 
