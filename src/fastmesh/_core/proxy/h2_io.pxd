@@ -6,6 +6,8 @@ write. While the socket does not take them they stay with the protocol layer, wh
 does not read answers to control frames (H2_CONTROL_OUT).
 """
 from libc.stdint cimport uint32_t, uint64_t
+from fastmesh._core.base.buf cimport Block
+from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport Conn
 from fastmesh._core.net.out cimport conn_flush
 from fastmesh._core.proto.h2_stream cimport H2Limits, H2Ops, H2Stream
@@ -35,6 +37,10 @@ cdef void h2_io_keep(H2Io *io, H2Stream *s, const char *p, uint32_t n, bint end)
 """Input that the other side does not take yet; without memory the stream is broken (HSF_BROKEN, woken). Bounded by the stream's window."""
 cdef void h2_io_keep_trailers(H2Io *io, H2Stream *s, const Hdr *t, int n) noexcept nogil
 """The same, behind what is kept; they end it."""
+cdef Block *h2_io_kept(H2Stream *s, Slice *v) noexcept nogil
+"""The oldest block of what is kept (there is one), as v; it is the caller's now, and the peer may send as much again."""
+cdef Block *h2_io_kept_end(H2Io *io, H2Stream *s, Msg *m) noexcept nogil
+"""The kept end: its trailers as m.hdr (none: m.nhdr is 0), in a block that is the caller's now (none: NULL)."""
 cdef void h2_io_forget(H2Io *io, H2Stream *s) noexcept nogil
 """What is kept of its input will not be used: credited to the connection; it is not looked at again."""
 cdef void h2_io_release(H2Io *io, H2Stream *s, uint32_t code) noexcept nogil

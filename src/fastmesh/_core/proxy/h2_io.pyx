@@ -3,16 +3,17 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from fastmesh._core.base.buf cimport Block, block_data, block_free_all, block_len, block_new, block_room
 from fastmesh._core.base.err cimport FM_AGAIN, FM_EH2, FM_ENOMEM, FM_OK
+from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.net.conn cimport (
     CF_BLOCKED, CF_READABLE, CONN_READ_MIN, CONN_READS_AT_ONCE, Conn, conn_keep, conn_kept_used, conn_read, conn_wake)
 from fastmesh._core.net.out cimport conn_congested, conn_give
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES, reactor_task
 from fastmesh._core.proto.h2_frame cimport H2_FRAME_HEAD, H2_MAX_FRAME
 from fastmesh._core.proto.h2_recv cimport h2_recv
-from fastmesh._core.proto.h2_send cimport h2_credit_conn, h2_drop, h2_pump, h2_start, h2_take
+from fastmesh._core.proto.h2_send cimport h2_credit, h2_credit_conn, h2_drop, h2_pump, h2_start, h2_take
 from fastmesh._core.proto.h2_stream cimport (
     HF2_FAILED, HSF_AWAKE, HSF_BROKEN, HSF_IN_END, HSF_WAITING, H2Limits, H2Ops, H2Stream, h2_end, h2_init)
-from fastmesh._core.proto.msg cimport MSG_CAP_HEADERS, Hdr, Msg, msg_keep, msg_kept_size, msg_reset
+from fastmesh._core.proto.msg cimport MSG_CAP_HEADERS, Hdr, Msg, msg_keep, msg_kept_size, msg_load, msg_reset
 from fastmesh._core.proxy.ctx cimport H2Io, H2IoOps, Worker
 from fastmesh._core.shm.stats cimport ST_H2, ST_PAUSES, stat_inc
 
@@ -210,6 +211,25 @@ cdef void h2_io_keep(H2Io *io, H2Stream *s, const char *p, uint32_t n, bint end)
         b.end += k
         p += k
         n -= k
+
+
+cdef Block *h2_io_kept(H2Stream *s, Slice *v) noexcept nogil:
+    cdef Block *b = s.inp
+    s.inp = b.next
+    v[0] = slice_of(block_data(b) + b.start, block_len(b))
+    s.in_n -= v.n
+    h2_credit(s, v.n)
+    return b
+
+
+cdef Block *h2_io_kept_end(H2Io *io, H2Stream *s, Msg *m) noexcept nogil:
+    cdef Block *b = s.in_trailers
+    s.flags &= ~<uint32_t>HSF_IN_END
+    s.in_trailers = NULL
+    msg_reset(m, 0)
+    if b != NULL:
+        msg_load(m, block_data(b))
+    return b
 
 
 cdef void h2_io_keep_trailers(H2Io *io, H2Stream *s, const Hdr *t, int n) noexcept nogil:

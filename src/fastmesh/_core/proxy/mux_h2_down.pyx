@@ -4,7 +4,7 @@ ex.down is the H2Stream, whose owner is the exchange. An answer that is complete
 for stays with the stream until it is sent, or until nothing has moved for the stream idle timeout.
 """
 from libc.stdint cimport uint32_t
-from fastmesh._core.base.buf cimport Block, block_data, block_free, block_len
+from fastmesh._core.base.buf cimport Block, block_free
 from fastmesh._core.base.err cimport FM_EH2, FM_EMETHOD, FM_ENOMEM, FM_EOF, FM_OK
 from fastmesh._core.base.pool cimport pool_get
 from fastmesh._core.base.view cimport Slice, slice_of
@@ -17,7 +17,7 @@ from fastmesh._core.proto.h2_send cimport h2_credit, h2_fail, h2_goaway, h2_send
 from fastmesh._core.proto.h2_stream cimport (
     HF2_GOAWAY_SENT, HF2_PREFACE, HS_CLOSED, HS_HALF_LOCAL, HSF_BROKEN, HSF_END_QUEUED, HSF_IN_END, HSF_WAITING, H2N_STALLED, H2, H2Limits, H2Ops,
     H2Stream, h2_count, h2_stream_any, h2_stream_close, h2_stream_release, h2_stream_stale)
-from fastmesh._core.proto.msg cimport BODY_NONE, M_CONNECT, MF_PROTOCOL, Hdr, Msg, msg_load
+from fastmesh._core.proto.msg cimport BODY_NONE, M_CONNECT, MF_PROTOCOL, Hdr, Msg
 from fastmesh._core.proxy.bridge cimport bridge_from_connect, bridge_to_accepted
 from fastmesh._core.proxy.ctx cimport DOWN_H2, PH_DONE, XF_TUNNEL, Down, DownOps, Exchange, H2Io, H2IoOps, H2s, Worker
 from fastmesh._core.proxy.down cimport down_bytes, down_end, down_handover, down_refused_plain
@@ -25,8 +25,8 @@ from fastmesh._core.proxy.exchange cimport (
     exchange_down_closed, exchange_down_idle, exchange_down_reset, exchange_head, exchange_new, exchange_refuse, exchange_request_data,
     exchange_request_end, exchange_wants_body)
 from fastmesh._core.proxy.h2_io cimport (
-    h2_io_begin, h2_io_congested, h2_io_end, h2_io_flush, h2_io_forget, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kick, h2_io_out, h2_io_read, h2_io_release,
-    h2_io_wake)
+    h2_io_begin, h2_io_congested, h2_io_end, h2_io_flush, h2_io_forget, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kept,
+    h2_io_kept_end, h2_io_kick, h2_io_out, h2_io_read, h2_io_release, h2_io_wake)
 from fastmesh._core.proxy.respond cimport RE_NO_CONFIG, RE_OVERLOAD
 from fastmesh._core.shm.snapshot cimport L_GATEWAY, SNAP_NONE
 from fastmesh._core.shm.stats cimport ST_CX_CLOSED, ST_CX_OVERFLOW, stat_inc
@@ -314,11 +314,7 @@ cdef void s_stream(H2Io *io, H2Stream *st) noexcept nogil:
         exchange_down_reset(ex, H2_INTERNAL_ERROR, False)
         return
     while st.inp != NULL and exchange_wants_body(ex):
-        b = st.inp
-        st.inp = b.next
-        v = slice_of(block_data(b) + b.start, block_len(b))
-        st.in_n -= v.n
-        h2_credit(st, v.n)
+        b = h2_io_kept(st, &v)
         exchange_request_data(ex, &v, 1)
         settle(io, ex)
         h2_io_flush(io.w)        # its bytes are borrowed, whoever has them now
@@ -327,14 +323,8 @@ cdef void s_stream(H2Io *io, H2Stream *st) noexcept nogil:
             return
     if st.inp != NULL or not st.flags & HSF_IN_END or not exchange_wants_body(ex):
         return
-    st.flags &= ~<uint32_t>HSF_IN_END
-    b = st.in_trailers
-    st.in_trailers = NULL
-    if b != NULL:
-        msg_load(m, block_data(b))
-        take_end(io, st, ex, m.hdr, <int>m.nhdr)
-    else:
-        take_end(io, st, ex, NULL, 0)
+    b = h2_io_kept_end(io, st, m)
+    take_end(io, st, ex, m.hdr, <int>m.nhdr)
     settle(io, ex)
     block_free(&io.w.r.bufs, b)
 

@@ -4,7 +4,7 @@ ex.up is the H2Stream, whose owner is the exchange; while the connection is bein
 its stream before the exchange hears of it.
 """
 from libc.stdint cimport uint32_t
-from fastmesh._core.base.buf cimport Block, block_data, block_free, block_len
+from fastmesh._core.base.buf cimport Block, block_free
 from fastmesh._core.base.err cimport FM_EH2, FM_ENOMEM, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.view cimport Slice, slice_of
@@ -16,7 +16,7 @@ from fastmesh._core.proto.h2_limits cimport H2_CONN_WINDOW, H2_MAX_STREAMS, H2_S
 from fastmesh._core.proto.h2_send cimport h2_credit, h2_goaway, h2_ping, h2_send_data, h2_send_head, h2_send_trailers
 from fastmesh._core.proto.h2_stream cimport (
     HS_CLOSED, HS_HALF_LOCAL, HSF_BROKEN, HSF_IN_END, H2, H2Limits, H2Ops, H2Stream, h2_stream_any, h2_stream_close, h2_stream_release)
-from fastmesh._core.proto.msg cimport BODY_TUNNEL, MF_HTTPS, Hdr, Msg, msg_load
+from fastmesh._core.proto.msg cimport BODY_TUNNEL, MF_HTTPS, Hdr, Msg
 from fastmesh._core.proxy.bridge cimport bridge_from_accepted, bridge_to_connect
 from fastmesh._core.proxy.ctx cimport (
     C_CONNECT, HC_CONNECT, HC_GONE, HC_LEAVING, HC_OPEN, PH_DONE, XF_TUNNEL, XF_UPGRADE, Exchange, H1c, H2c, H2Io, H2IoOps, UpOps, UpPool, Worker)
@@ -24,8 +24,8 @@ from fastmesh._core.proxy.exchange cimport (
     exchange_response_data, exchange_response_end, exchange_response_head, exchange_sent, exchange_up_failed, exchange_up_other,
     exchange_up_ready)
 from fastmesh._core.proxy.h2_io cimport (
-    h2_io_begin, h2_io_congested, h2_io_end, h2_io_flush, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kick, h2_io_out, h2_io_read, h2_io_release,
-    h2_io_wake)
+    h2_io_begin, h2_io_congested, h2_io_end, h2_io_flush, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kept,
+    h2_io_kept_end, h2_io_kick, h2_io_out, h2_io_read, h2_io_release, h2_io_wake)
 from fastmesh._core.proxy.respond cimport (
     RE_CONNECT, RE_CONNECT_TIMEOUT, RE_OVERLOAD, RE_UP_GOAWAY, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET, RE_UP_RST, RE_UP_TLS)
 from fastmesh._core.proxy.share cimport (
@@ -486,11 +486,7 @@ cdef void u_stream(H2Io *io, H2Stream *st) noexcept nogil:
         exchange_up_failed(ex, RE_OVERLOAD)
         return
     while st.inp != NULL and not ex.dops.congested(ex):
-        b = st.inp
-        st.inp = b.next
-        v = slice_of(block_data(b) + b.start, block_len(b))
-        st.in_n -= v.n
-        h2_credit(st, v.n)
+        b = h2_io_kept(st, &v)
         exchange_response_data(ex, &v, 1)
         ex.dops.flush(ex)
         h2_io_flush(io.w)        # its bytes are borrowed, whoever has them now
@@ -500,15 +496,9 @@ cdef void u_stream(H2Io *io, H2Stream *st) noexcept nogil:
         ex.dops.moved(ex)
     if st.inp != NULL or not st.flags & HSF_IN_END:
         return
-    st.flags &= ~<uint32_t>HSF_IN_END
-    b = st.in_trailers
-    st.in_trailers = NULL
-    if b != NULL:
-        msg_load(m, block_data(b))
-        done(ex, m.hdr, <int>m.nhdr)
-        block_free(&io.w.r.bufs, b)
-    else:
-        done(ex, NULL, 0)
+    b = h2_io_kept_end(io, st, m)
+    done(ex, m.hdr, <int>m.nhdr)
+    block_free(&io.w.r.bufs, b)
 
 
 cdef void on_reset(H2 *h, H2Stream *st, uint32_t code, bint remote) noexcept nogil:
