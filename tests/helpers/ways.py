@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from helpers import istio
 from helpers.app import Existing
 from helpers.certs import Authority
 from helpers.mesh import EdgeProxy, Mesh, Proxy, Sidecar, running
@@ -31,51 +32,6 @@ ALL = pytest.mark.parametrize("way", ["direct", "edge", "sidecars"], indirect=Tr
 PROXIED = pytest.mark.parametrize("way", ["edge", "sidecars"], indirect=True, scope="module")
 EDGE = pytest.mark.parametrize("way", ["edge"], indirect=True, scope="module")
 SIDECARS = pytest.mark.parametrize("way", ["sidecars"], indirect=True, scope="module")
-
-GATEWAY = """
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: gw}}
-spec:
-  selector: {{istio: ingressgateway}}
-  servers:
-  - port: {{number: {plain}, name: http, protocol: HTTP}}
-    hosts: ["*"]
-  - port: {{number: {secure}, name: https, protocol: HTTPS}}
-    hosts: ["*"]
-    tls: {{mode: SIMPLE, serverCertificate: {dir}/edge.pem, privateKey: {dir}/edge.key}}
-"""
-SERVICE = """
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: {name}}}
-spec:
-  hosts: [{name}]
-  gateways: [gw]
-  http: [{{route: [{{destination: {{host: {name}.local}}}}]}}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: {name}}}
-spec:
-  hosts: [{name}.local]
-  ports: [{{number: 80, name: port, protocol: {protocol}}}]
-  resolution: STATIC
-  endpoints: [{endpoints}]
-"""
-UPSTREAM_TLS = """
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {{name: {name}}}
-spec:
-  host: {name}.local
-  trafficPolicy:
-    loadBalancer: {{simple: ROUND_ROBIN}}
-    connectionPool: {{http: {{h2UpgradePolicy: {upgrade}}}}}
-    tls: {{mode: SIMPLE, caCertificates: {dir}/upstreams.pem, sni: {name}, subjectAltNames: [{name}]}}
-"""
 
 
 @dataclass(frozen=True)
@@ -175,16 +131,21 @@ def _edge(way: Way) -> Iterator[None]:
 
 
 def _text(directory: Path, upstreams: Sequence[Upstream], plain: int, secure: int) -> str:
-    text = GATEWAY.format(plain=plain, secure=secure, dir=directory)
-    for upstream in upstreams:
-        endpoints = [f"{{address: 127.0.0.1, ports: {{port: {port}}}}}" for port in upstream.ports]
-        text += SERVICE.format(
-            name=upstream.service, protocol=upstream.protocol, endpoints=", ".join(endpoints)
-        )
-        if upstream.ca:
-            policy = "UPGRADE" if upstream.upgrade else "DEFAULT"
-            text += UPSTREAM_TLS.format(name=upstream.service, dir=directory, upgrade=policy)
-    return text
+    documents = [istio.gateway(istio.http(plain), istio.https(secure, directory, "edge"))]
+    for up in upstreams:
+        to = f"- route: [{{destination: {{host: {up.service}.local}}}}]"
+        documents.append(istio.routes(to, up.service, up.service))
+        documents.append(istio.service(up.service, *up.ports, protocol=up.protocol, port="port"))
+        if up.ca:
+            upgrade = "UPGRADE" if up.upgrade else "DEFAULT"
+            tls = f"mode: SIMPLE, caCertificates: {directory}/upstreams.pem, sni: {up.service}"
+            policy = f"""
+            loadBalancer: {{simple: ROUND_ROBIN}}
+            connectionPool: {{http: {{h2UpgradePolicy: {upgrade}}}}}
+            tls: {{{tls}, subjectAltNames: [{up.service}]}}
+            """
+            documents.append(istio.policy(up.service, policy))
+    return istio.text(*documents)
 
 
 def _sidecars(way: Way, mesh: Mesh) -> None:

@@ -11,48 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helpers import Process, free_port, wait_for
+from helpers import Process, free_port, istio, wait_for
 
-CONFIG = """
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: gw}}
-spec:
-  selector: {{istio: ingressgateway}}
-  servers:
-  - port: {{number: {port}, name: http, protocol: HTTP}}
-    hosts: ["*"]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: vs}}
-spec:
-  hosts: ["*"]
-  gateways: [gw]
-  http:
-  - match: [{{uri: {{prefix: /direct}}}}]
-    directResponse: {{status: 200, body: {{string: {word}}}}}
-  - match: [{{uri: {{prefix: /none}}}}]
-    route: [{{destination: {{host: nobody.local, port: {{number: 80}}}}}}]
-  - route: [{{destination: {{host: app.local, port: {{number: 80}}}}}}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: app}}
-spec:
-  hosts: [app.local]
-  ports: [{{number: 80, name: http, protocol: HTTP}}]
-  resolution: {resolution}
-  endpoints: [{{address: {address}, ports: {{http: {backend}}}}}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: nobody}}
-spec:
-  hosts: [nobody.local]
-  ports: [{{number: 80, name: http, protocol: HTTP}}]
-  resolution: DNS
-  endpoints: [{{address: never.invalid}}]
+ROUTES = """
+- match: [{{uri: {{prefix: /direct}}}}]
+  directResponse: {{status: 200, body: {{string: {word}}}}}
+- match: [{{uri: {{prefix: /none}}}}]
+  route: [{{destination: {{host: nobody.local, port: {{number: 80}}}}}}]
+- route: [{{destination: {{host: app.local, port: {{number: 80}}}}}}]
 """
 
 
@@ -120,12 +86,15 @@ class Edge:
         self._spawn = spawn
         self.write()
 
-    def write(self, word: str = "hello", **changes: Any) -> None:
-        values = {
-            "port": self.port, "backend": self.backend, "word": word, "resolution": "STATIC",
-            "address": "127.0.0.1", **changes,
-        }  # fmt: skip
-        self.file.write_text(CONFIG.format(**values))
+    def write(self, word: str = "hello", resolution: str = "STATIC", address: str = "127.0.0.1") -> None:
+        endpoints = f"{{address: {address}, ports: {{http: {self.backend}}}}}"
+        text = istio.text(
+            istio.gateway(istio.http(self.port)),
+            istio.routes(ROUTES.format(word=word)),
+            istio.entry("app", resolution, endpoints),
+            istio.entry("nobody", "DNS", "{address: never.invalid}"),
+        )
+        self.file.write_text(text)
 
     def start(self, *options: str, ready: bool = True) -> Process:
         command = ["fastmesh", "edge", "--config", self.file, "--admin", f"127.0.0.1:{self.admin}"]

@@ -10,55 +10,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from helpers import wait_for
+from helpers import istio, wait_for
 from helpers.h2origin import Origin
 from helpers.h2raw import dial
 from helpers.mesh import EdgeProxy
 from helpers.worker import Peer, Upstream, WorkerProxy, serving
 
-EDGE = """
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: gw}}
-spec:
-  selector: {{istio: ingressgateway}}
-  servers:
-  - port: {{number: {plain}, name: http, protocol: HTTP}}
-    hosts: ["*"]
-  - port: {{number: {tls}, name: https, protocol: HTTPS}}
-    hosts: ["*"]
-    tls: {{mode: SIMPLE, serverCertificate: {dir}/edge.pem, privateKey: {dir}/edge.key}}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: vs}}
-spec:
-  hosts: ["*"]
-  gateways: [gw]
-  http:
-  - match: [{{uri: {{prefix: /direct}}}}]
-    directResponse: {{status: 200, body: {{string: hello}}}}
-  - match: [{{uri: {{prefix: /h2}}}}]
-    route: [{{destination: {{host: two.local}}}}]
-  - route: [{{destination: {{host: one.local}}}}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: one}}
-spec:
-  hosts: [one.local]
-  ports: [{{number: 80, name: http, protocol: HTTP}}]
-  resolution: STATIC
-  endpoints: [{{address: 127.0.0.1, ports: {{http: {one}}}}}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: two}}
-spec:
-  hosts: [two.local]
-  ports: [{{number: 80, name: http2, protocol: HTTP2}}]
-  resolution: STATIC
-  endpoints: [{{address: 127.0.0.1, ports: {{http2: {two}}}}}]
+ROUTES = """
+- match: [{uri: {prefix: /direct}}]
+  directResponse: {status: 200, body: {string: hello}}
+- match: [{uri: {prefix: /h2}}]
+  route: [{destination: {host: two.local}}]
+- route: [{destination: {host: one.local}}]
 """
 
 
@@ -99,9 +62,15 @@ def before(*origins: Origin, **options: Any) -> contextlib.AbstractContextManage
     return serving(*origins, config=config, **options)  # type: ignore[arg-type]  # close() is all it needs
 
 
-def started_edge(directory: Path, *options: str, **values: Any) -> EdgeProxy:
+def started_edge(directory: Path, *options: str, plain: int, tls: int, one: int, two: int) -> EdgeProxy:
     """`fastmesh edge` with one worker: what hurts one client would be felt by all."""
-    edge = EdgeProxy(directory, EDGE.format(dir=directory, **values), "--concurrency", "1", *options)
+    text = istio.text(
+        istio.gateway(istio.http(plain), istio.https(tls, directory, "edge")),
+        istio.routes(ROUTES),
+        istio.service("one", one),
+        istio.service("two", two, protocol="HTTP2", port="http2"),
+    )
+    edge = EdgeProxy(directory, text, "--concurrency", "1", *options)
     edge.start()
     return edge
 

@@ -11,43 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from helpers import free_port, wait_for
+from helpers import free_port, istio, wait_for
 from helpers.app import App
 from helpers.mesh import EdgeProxy, Load, request
-
-CONFIG = """
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: gw}}
-spec:
-  selector: {{istio: ingressgateway}}
-  servers: [{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: ["*"]}}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: vs}}
-spec:
-  hosts: ["*"]
-  gateways: [gw]
-  http:
-  - route: [{{destination: {{host: app.local}}}}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: app}}
-spec:
-  hosts: [app.local]
-  ports: [{{number: 80, name: http, protocol: HTTP}}]
-  resolution: STATIC
-  endpoints: [{endpoints}]
-"""
 
 
 class Made:
     def __init__(self, directory: Path, *ports: int) -> None:
         self.port = free_port()
-        endpoints = ", ".join(f"{{address: 127.0.0.1, ports: {{http: {port}}}}}" for port in ports)
-        text = CONFIG.format(port=self.port, endpoints=endpoints)
+        text = istio.text(
+            istio.gateway(istio.http(self.port)),
+            istio.routes("- route: [{destination: {host: app.local}}]"),
+            istio.service("app", *ports),
+        )
         self.edge = EdgeProxy(directory, text, "--concurrency", "1")
         self.edge.start()
 

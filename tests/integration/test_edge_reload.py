@@ -11,43 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers import free_port, port_open, wait_for
+from helpers import free_port, istio, port_open, wait_for
 from helpers.app import App
 from helpers.mesh import EdgeProxy, Load, request
 
-GATEWAY = """
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: gw}}
-spec:
-  selector: {{istio: ingressgateway}}
-  servers:
-"""
-SERVER = """  - port: {{number: {port}, name: p{port}, protocol: HTTP}}
-    hosts: ["*"]
-"""
-REST = """---
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: vs}}
-spec:
-  hosts: ["*"]
-  gateways: [gw]
-  http:
-{routes}
-  - route: [{{destination: {{host: app.local}}}}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: app}}
-spec:
-  hosts: [app.local]
-  ports: [{{number: 80, name: http, protocol: HTTP}}]
-  resolution: STATIC
-  endpoints: [{{address: 127.0.0.1, ports: {{http: {app}}}}}]
-"""
-ROUTE = """  - match: [{{uri: {{prefix: /{word}}}}}]
-    directResponse: {{status: 200, body: {{string: {word}}}}}
+ROUTE = """
+- match: [{{uri: {{prefix: /{word}}}}}]
+  directResponse: {{status: 200, body: {{string: {word}}}}}
 """
 
 
@@ -70,9 +40,14 @@ class Changing:
         self.edge.start()
 
     def write(self) -> None:
-        servers = "".join(SERVER.format(port=port) for port in self.ports)
+        servers = [istio.http(port, f"p{port}") for port in self.ports]
         routes = "".join(ROUTE.format(word=word) for word in self.words)
-        self.edge.file.write_text(GATEWAY.format() + servers + REST.format(routes=routes, app=self.app.port))
+        text = istio.text(
+            istio.gateway(*servers),
+            istio.routes(routes + "- route: [{destination: {host: app.local}}]"),
+            istio.service("app", self.app.port),
+        )
+        self.edge.file.write_text(text)
 
     def reload(self) -> None:
         self.write()

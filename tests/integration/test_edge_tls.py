@@ -12,53 +12,10 @@ from typing import Any
 
 import pytest
 
-from helpers import free_port, wait_for
+from helpers import free_port, istio, wait_for
 from helpers.app import App
 from helpers.certs import Authority
 from helpers.mesh import EdgeProxy, Load, request
-
-GATEWAY = """
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: gw}}
-spec:
-  selector: {{istio: ingressgateway}}
-  servers:
-  - port: {{number: {plain}, name: http, protocol: HTTP}}
-    hosts: ["*"]
-    tls: {{httpsRedirect: true}}
-  - port: {{number: {simple}, name: one, protocol: HTTPS}}
-    hosts: [one.example]
-    tls: {{mode: SIMPLE, serverCertificate: {dir}/one.pem, privateKey: {dir}/one.key}}
-  - port: {{number: {simple}, name: two, protocol: HTTPS}}
-    hosts: ["*.two.example"]
-    tls: {{mode: SIMPLE, serverCertificate: {dir}/two.pem, privateKey: {dir}/two.key}}
-  - port: {{number: {mutual}, name: mutual, protocol: HTTPS}}
-    hosts: [one.example]
-    tls:
-      mode: MUTUAL
-      serverCertificate: {dir}/one.pem
-      privateKey: {dir}/one.key
-      caCertificates: {dir}/clients.pem
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: vs}}
-spec:
-  hosts: ["*"]
-  gateways: [gw]
-  http:
-  - route: [{{destination: {{host: app.local}}}}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: app}}
-spec:
-  hosts: [app.local]
-  ports: [{{number: 80, name: http, protocol: HTTP}}]
-  resolution: STATIC
-  endpoints: [{{address: 127.0.0.1, ports: {{http: {app}}}}}]
-"""
 
 
 class Files:
@@ -80,7 +37,18 @@ class Files:
 
     @property
     def text(self) -> str:
-        return GATEWAY.format(dir=self.dir, **self.ports)
+        ports = self.ports
+        mutual = f"mode: MUTUAL, caCertificates: {self.dir}/clients.pem"
+        return istio.text(
+            istio.gateway(
+                istio.http(ports["plain"], tls="{httpsRedirect: true}"),
+                istio.https(ports["simple"], self.dir, "one", "one.example", "one"),
+                istio.https(ports["simple"], self.dir, "two", "*.two.example", "two"),
+                istio.https(ports["mutual"], self.dir, "one", "one.example", "mutual", mutual),
+            ),
+            istio.routes("- route: [{destination: {host: app.local}}]"),
+            istio.service("app", ports["app"]),
+        )
 
 
 @pytest.fixture(scope="module")
