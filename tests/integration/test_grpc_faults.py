@@ -146,11 +146,11 @@ def test_the_hop_keeps_the_deadline(way: Way, raw: H2Client, ledger: Ledger) -> 
     for timeout, stream in streams.items():
         assert refused(stream.wait()) == Code.DEADLINE_EXCEEDED.value[0], timeout
     for timeout, name in names.items():
-        # One that is over at once need not arrive at all.
+        # One that is over soon need not arrive at all.
         wait_for(
             lambda n=name: ledger.given_up[n] == ledger.begun[n], WAIT, f"the end of {timeout} in the server"
         )
-    assert all(ledger.begun[names[timeout]] == 1 for timeout in timeouts if timeout != "0S")
+    assert all(ledger.begun[names[timeout]] <= 1 for timeout in timeouts) and ledger.begun[names["1S"]] == 1
     line = way.near.logged(lambda e: e["path"].endswith("/Hold") and e["grpc_status"] == "DeadlineExceeded")
     assert line["response_code"] == 200
 

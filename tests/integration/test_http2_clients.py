@@ -96,8 +96,13 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apps]:
     plain, two_tls, only_one = free_port(), free_port(), free_port()
     processes = []
 
-    def hypercorn(name: str, port: int, *options: str) -> None:
-        command = ["python", "-m", "hypercorn", "--bind", f"127.0.0.1:{port}", *options, "account:app"]
+    # By default hypercorn ends a connection after a thousand requests together with those under way.
+    (directory / "any.toml").write_text("keep_alive_max_requests = 1000000\n")
+    (directory / "only-one.toml").write_text('alpn_protocols = ["http/1.1"]\n')
+
+    def hypercorn(name: str, port: int, *options: str, config: str = "any") -> None:
+        command = ["python", "-m", "hypercorn", "--config", f"{config}.toml"]
+        command += ["--bind", f"127.0.0.1:{port}", *options, "account:app"]
         processes.append((Process(command, directory, name=name, cwd=directory), port))
 
     def secured(name: str) -> list[str]:
@@ -105,8 +110,7 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apps]:
 
     hypercorn("hypercorn", plain)
     hypercorn("hypercorn-tls", two_tls, *secured("two-tls"))
-    (directory / "only-one.toml").write_text('alpn_protocols = ["http/1.1"]\n')
-    hypercorn("hypercorn-one", only_one, *secured("only-one"), "--config", "only-one.toml")
+    hypercorn("hypercorn-one", only_one, *secured("only-one"), config="only-one")
     # The first two are one server, which tells the versions apart by their bytes.
     upstreams = [Upstream("one", [plain]), Upstream("two", [plain], "HTTP2")]
     secure = [

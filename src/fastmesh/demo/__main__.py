@@ -45,7 +45,7 @@ def positive(text: str) -> int:
 
 
 def stop(number: int, frame: object) -> None:
-    """TERM and HUP end the demo as Ctrl-C does: through every clean-up."""
+    """TERM and HUP end the demo as Ctrl-C does, also where a shell started it with INT ignored."""
     raise KeyboardInterrupt
 
 
@@ -81,7 +81,7 @@ def stay(screen: Screen, mesh: Mesh) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     screen = Screen(len(steps.ALL))
     began = time.monotonic()
