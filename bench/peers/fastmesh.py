@@ -19,14 +19,18 @@ TLS_PORT = """port: {number: @LISTEN@, name: https, protocol: HTTPS}
       mode: @MODE@
       serverCertificate: @SERVER_CERT@
       privateKey: @SERVER_KEY@"""
-MUTUAL_OUT = """---
+RULE = """---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: backend}
 spec:
   host: @SERVER_NAME@
   trafficPolicy:
-    tls:
+    connectionPool:
+      tcp: {maxConnections: 100000}
+      http: {http1MaxPendingRequests: 100000, http2MaxRequests: 100000}
+"""
+MUTUAL_OUT = """    tls:
       mode: MUTUAL
       clientCertificate: @CLIENT_CERT@
       privateKey: @CLIENT_KEY@
@@ -109,7 +113,7 @@ class Fastmesh(Peer):
             "fastmesh.yaml.tmpl",
             site.directory / "fastmesh.yaml",
             site,
-            DESTINATION_RULE=MUTUAL_OUT if hop.role is Role.OUTER else "",
+            DESTINATION_RULE=RULE + (MUTUAL_OUT if hop.role is Role.OUTER else ""),
             ROUTES=self.routes.yaml() if self.routes else CATCH_ALL,
             PORT=port + ("\n      caCertificates: @CA@" if hop.role is Role.INNER else ""),
             UP="http2" if hop.up is Version.H2 else "http",

@@ -16,6 +16,7 @@ from fastmesh.agent.names import counter_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from fastmesh.agent.main import Agent
@@ -165,8 +166,36 @@ def cluster_states(agent: Agent) -> list[dict[str, Any]]:
                     "health": "ejected" if state["ejected"] > now else "healthy",
                 }
             )
-        found.append({"name": cluster["name"], "service": cluster.get("service", ""), "endpoints": endpoints})
+        found.append(
+            {
+                "name": cluster["name"],
+                "service": cluster.get("service", ""),
+                "circuit_breakers": circuit_breakers(agent, cluster),
+                "endpoints": endpoints,
+            }
+        )
     return found
+
+
+def circuit_breakers(agent: Agent, cluster: Mapping[str, Any]) -> dict[str, int]:
+    """A cluster's limits and what all workers use of them now; `overflows`: what they have refused."""
+    from fastmesh._core.shm import clusters as cells
+    from fastmesh._core.shm.segment import cluster_id
+    from fastmesh.compile.snapshot import LIMITS, MAX_CONNECTIONS
+
+    defaults = {**dict(LIMITS), "max_connections": MAX_CONNECTIONS}
+    shown = {name: cluster.get(name, default) for name, default in defaults.items()}
+    cell = agent.publisher.cells.clusters.get(cluster_id(cluster["name"]))
+    if cell is not None:
+        used = cells.stats(agent.segment, cell)
+        shown |= {
+            "cx_active": used["connections"],
+            "rq_active": used["active"],
+            "rq_pending": used["pending"],
+            "rq_retrying": used["retries"],
+            "overflows": used["overflows"],
+        }
+    return shown
 
 
 def clusters(agent: Agent, query: Query) -> Answer:
@@ -177,6 +206,8 @@ def clusters(agent: Agent, query: Query) -> Answer:
     for cluster in states:
         name = cluster["name"]
         lines.append(f"{name}::observability_name::{name}\n")
+        for key, value in cluster["circuit_breakers"].items():
+            lines.append(f"{name}::default_priority::{key}::{value}\n")
         for endpoint in cluster["endpoints"]:
             lead = f"{name}::{endpoint['address']}"
             for key in ("cx_active", "cx_total", "rq_active", "rq_total", "rq_error"):

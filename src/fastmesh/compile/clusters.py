@@ -91,6 +91,17 @@ def base_cluster(
         out["max_connections"] = tcp["maxConnections"]
     if http.get("maxConcurrentStreams"):
         out["max_streams"] = http["maxConcurrentStreams"]
+    for field, key in (
+        ("http1MaxPendingRequests", "max_pending"),
+        ("http2MaxRequests", "max_requests"),
+        ("maxRetries", "max_retries"),
+    ):
+        if http.get(field):
+            out[key] = http[field]  # type: ignore[literal-required]
+    budget = policy.get("retryBudget")
+    if budget is not None:
+        out["budget_ppm"] = round(budget.get("percent", 20) * 10_000)
+        out["budget_least"] = budget.get("minRetryConcurrency", 3)
     protocol = upstream_protocol(http, declared_protocol(index, host, port), unsaid)
     if protocol != "http1":
         out["protocol"] = protocol

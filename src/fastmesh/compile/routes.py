@@ -257,7 +257,15 @@ def _retries(retries: dict[str, Any] | None) -> dict[str, Any]:
     if not retries.get("attempts"):
         return {}
     words = [w.strip() for w in retries.get("retryOn", "").split(",") if w.strip()]
+    statuses = sorted({int(w) for w in words if w.isdigit()})
+    words = [w for w in words if not w.isdigit()]
+    if statuses and "retriable-status-codes" not in words:
+        words.append("retriable-status-codes")  # a number alone says it, as in Istio
     out: dict[str, Any] = {"attempts": retries["attempts"], "retry_on": words or list(DEFAULT_RETRY_ON)}
+    if statuses:
+        out["statuses"] = statuses
+    if "backoff" in retries:
+        out["backoff_ms"] = retries["backoff"]
     if "perTryTimeout" in retries:
         out["per_try_timeout_ms"] = retries["perTryTimeout"]
     return out

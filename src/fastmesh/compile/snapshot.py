@@ -1,4 +1,4 @@
-"""A config (model/ir.py) into the bytes of a snapshot, and which endpoint has which cell.
+"""A config (model/ir.py) into the bytes of a snapshot.
 
 Drives shm/pack; knows no offsets. Names are resolved, so that the data path sees indexes only; what cannot
 be packed is refused with its path in the config.
@@ -9,12 +9,11 @@ from __future__ import annotations
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from fastmesh._core.shm.pack import NONE, Packer, fnv1a
-from fastmesh._core.shm.segment import EP_CELLS
+from fastmesh.compile.cells import CellMap
 from fastmesh.compile.tables import MAX_TOTAL, MAX_WEIGHT, TablePacker, choose, refuse, run, uint
 
 TYPE_CHECKING = False  # of typing: see tables
 if TYPE_CHECKING:
-    from fastmesh._core.shm.segment import Segment
     from fastmesh.model import ir
 
 KINDS = {"gateway": 0, "outbound": 1, "inbound": 2}
@@ -31,53 +30,14 @@ TLS_SERVER, TLS_VERIFY, TLS_TICKETS = 1, 2, 4
 LINK = "fastmesh"
 CONNECT_TIMEOUT_MS = 10_000  # Istio's defaults
 IDLE_TIMEOUT_MS = 3_600_000
-
-
-class CellMap:
-    """The cell of each endpoint, by cluster and address: stable over generations: statistics live there.
-
-    Cells belong to the segment: a new CellMap over the same one (the agent was restarted) goes on with what
-    is there. Publish what pack() gave before the next pack(): a cell is free again once the published
-    generation, which every worker then uses, does not name it and nothing is left on it.
-    """
-
-    def __init__(self, segment: Segment | None = None) -> None:
-        self.segment = segment
-        self.cells: dict[int, int] = {} if segment is None else segment.cell_tags()
-        # Cells above `fresh` have never been taken; `free` has those given back. A list of all 8,192 would
-        # cost a sidecar half a megabyte.
-        used = set(self.cells.values())
-        self.fresh = max(used, default=-1) + 1
-        self.free = [cell for cell in range(self.fresh - 1, -1, -1) if cell not in used]
-
-    def collect(self) -> None:
-        """Free the cells of endpoints that are gone and quiet."""
-        segment = self.segment
-        if segment is None or segment.oldest != segment.generation:
-            return
-        named = segment.endpoint_tags()
-        for tag, cell in list(self.cells.items()):
-            if tag not in named and segment.cell_quiet(cell):
-                segment.cell_free(cell)
-                del self.cells[tag]
-                self.free.append(cell)
-
-    def take(self, cluster: str, address: str, path: str) -> tuple[int, int]:
-        """(cell, tag) of an endpoint."""
-        tag = fnv1a(f"{cluster}\0{address}".encode())
-        cell = self.cells.get(tag)
-        if cell is None:
-            if self.free:
-                cell = self.free.pop()
-            elif self.fresh < EP_CELLS:
-                cell = self.fresh
-                self.fresh += 1
-            else:
-                raise refuse(path, f"more than {EP_CELLS} endpoints")
-            self.cells[tag] = cell
-            if self.segment is not None:
-                self.segment.cell_take(cell, tag)
-        return cell, tag
+MAX_CONNECTIONS = 1024  # Envoy's defaults of circuit breaking (Istio has none); 0: no limit
+LIMITS = (
+    ("max_pending", 1024),
+    ("max_requests", 1024),
+    ("max_retries", 0),  # Envoy: 3; here the budget is what bounds them
+    ("budget_ppm", 200_000),  # Envoy's retry_budget, which it leaves out by default
+    ("budget_least", 3),
+)
 
 
 def address_bytes(address: str, path: str) -> tuple[int, bytes]:
@@ -186,8 +146,9 @@ def pack_cluster(
         policy = fnv1a(repr((name, trust[name], sni, sorted(sans), flags)).encode())
     elif any(endpoint.get("tls") for endpoint in cluster["endpoints"]):
         raise refuse(f"{path}.tls", "missing, but an endpoint wants TLS")
-    return packer.cluster(
+    index = packer.cluster(
         cluster["name"],
+        cell=cells.cluster(cluster["name"], path),
         service=cluster.get("service", ""),
         endpoints=run(pack_endpoints(packer, cluster, cells, path)),
         lb=choose(LB, cluster.get("lb", "LEAST_REQUEST"), f"{path}.lb"),
@@ -198,7 +159,7 @@ def pack_cluster(
                 ("connect_timeout_ms", CONNECT_TIMEOUT_MS),
                 ("idle_timeout_ms", IDLE_TIMEOUT_MS),
                 ("max_requests_per_connection", 0),
-                ("max_connections", 0),
+                ("max_connections", MAX_CONNECTIONS),
                 ("max_streams", 0),
             )
         },
@@ -207,6 +168,9 @@ def pack_cluster(
         sans=sans,
         tls_policy=policy,
     )
+    limits = {name: uint(cluster.get(name, default), f"{path}.{name}") for name, default in LIMITS}
+    packer.cluster_limits(index, **limits)
+    return index
 
 
 def pack_listener(

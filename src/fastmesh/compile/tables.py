@@ -47,7 +47,11 @@ RETRY_ON = {
     "deadline-exceeded": 512,
     "internal": 1024,
     "resource-exhausted": 2048,
+    "retriable-status-codes": 4096,
 }
+MAX_STATUSES = 16
+BACKOFF_MS, BACKOFF_TIMES, MAX_BACKOFF_MS = 25, 10, 300_000  # Envoy: 25 ms, up to ten times that
+RETRY_ANYWHERE, RETRY_SAME = 1, 2
 # Header names with an id, in the order of H_* in proto/msg.pxd (H_NONE is 0).
 HEADER_NAMES = (
     "host",
@@ -272,7 +276,7 @@ class TablePacker:
         bits = 0
         for i, name in enumerate(retries.get("retry_on", ())):
             bits |= choose(RETRY_ON, name, f"{path}.retries.retry_on[{i}]")
-        return self.packer.action(
+        index = self.packer.action(
             FORWARD,
             dests=dests,
             total_weight=total,
@@ -285,6 +289,23 @@ class TablePacker:
             per_try_timeout_ms=per_try,
             retries=uint(retries.get("attempts", 0), f"{path}.retries.attempts", 100),
             retry_on=bits,
+        )
+        self.retry(index, retries, f"{path}.retries")
+        return index
+
+    def retry(self, action: int, retries: ir.Retries, path: str) -> None:
+        statuses = retries.get("statuses", [])
+        if len(statuses) > MAX_STATUSES:
+            raise refuse(f"{path}.statuses", f"more than {MAX_STATUSES}")
+        base = uint(retries.get("backoff_ms", BACKOFF_MS), f"{path}.backoff_ms", MAX_BACKOFF_MS)
+        flags = RETRY_ANYWHERE if retries.get("anywhere") else 0
+        flags |= RETRY_SAME if retries.get("same") else 0
+        self.packer.action_retry(
+            action,
+            statuses=[uint(s, f"{path}.statuses[{i}]", 599, 200) for i, s in enumerate(statuses)],
+            backoff_base_ms=base,
+            backoff_most_ms=base * BACKOFF_TIMES,
+            flags=flags,
         )
 
     def route(self, route: ir.Route, conds: Run, action: int, path: str) -> int:

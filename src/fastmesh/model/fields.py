@@ -117,6 +117,25 @@ class Int(Type):
         return value
 
 
+class Number(Type):
+    """A number that may have a fraction."""
+
+    __slots__ = ("high", "low")
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low = low
+        self.high = high
+
+    def check(self, value: Any, r: Reporter) -> Any:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            r.add(f"must be a number, not {name_of(value)}")
+            return INVALID
+        if not self.low <= value <= self.high:  # not a number is not in it either
+            r.add(f"must be {self.low:g} to {self.high:g}, not {clip(value)}")
+            return INVALID
+        return value
+
+
 class Enum(Type):
     """Names; the value says what each becomes. A name in `later` is Istio's, and refused with the reason."""
 
@@ -180,10 +199,11 @@ class Duration(Type):
     """ "5s", "1.5s", "100ms", "1h30m"; whole milliseconds; at least 1 ms, or also 0 where that means
     "none"."""
 
-    __slots__ = ("zero",)
+    __slots__ = ("high", "zero")
 
-    def __init__(self, *, zero: bool = False) -> None:
+    def __init__(self, *, zero: bool = False, high: int = MAX_DURATION_MS) -> None:
         self.zero = zero
+        self.high = high
 
     def check(self, value: Any, r: Reporter) -> Any:
         if not isinstance(value, str):
@@ -206,8 +226,9 @@ class Duration(Type):
         if ns % 1_000_000:
             r.add("must be whole milliseconds")
             return INVALID
-        if ns // 1_000_000 > MAX_DURATION_MS:
-            r.add(f"must be at most {MAX_DURATION_MS // 3_600_000}h")
+        if ns // 1_000_000 > self.high:
+            most = self.high // 1000
+            r.add(f"must be at most {most}s" if most < 3600 else f"must be at most {most // 3600}h")
             return INVALID
         return ns // 1_000_000
 

@@ -18,7 +18,7 @@ DOMAIN: Final = "cluster.local"
 ROOT_NAMESPACE: Final = "istio-system"
 """Rules in this namespace are mesh-wide, as in Istio."""
 
-POLICY_BLOCKS: Final = ("loadBalancer", "connectionPool", "tls")
+POLICY_BLOCKS: Final = ("loadBalancer", "connectionPool", "outlierDetection", "tls", "retryBudget")
 
 
 def full_name(host: str, namespace: str) -> str:
@@ -171,7 +171,8 @@ def effective_policy(rule: Rule | None, subset: str, port: int) -> dict[str, Any
 def _overlay(base: dict[str, Any], policy: dict[str, Any], port: int) -> dict[str, Any]:
     for own in policy.get("portLevelSettings", ()):
         if own["port"]["number"] == port:
-            return {k: own[k] for k in POLICY_BLOCKS if k in own}
+            kept = {"retryBudget": policy["retryBudget"]} if "retryBudget" in policy else {}
+            return {**kept, **{k: own[k] for k in POLICY_BLOCKS if k in own}}
     return {**base, **{k: policy[k] for k in POLICY_BLOCKS if k in policy}}
 
 

@@ -73,6 +73,10 @@ class Retries(TypedDict, total=False):
     per_try_timeout_ms: int
     # Envoy's names: connect-failure, reset-before-request, 5xx, gateway-error, reset, refused-stream, ...
     retry_on: list[str]
+    statuses: list[int]  # with retriable-status-codes
+    backoff_ms: int  # 25; doubling with full jitter up to ten times that
+    anywhere: bool  # retryRemoteLocalities
+    same: bool  # also at once on the endpoint that failed
 
 
 class Route(TypedDict, total=False):
@@ -127,7 +131,13 @@ class Cluster(TypedDict):
     connect_timeout_ms: NotRequired[int]  # 10000 (Istio)
     idle_timeout_ms: NotRequired[int]  # 3600000 (Istio)
     max_requests_per_connection: NotRequired[int]  # 0: no limit
-    max_connections: NotRequired[int]  # 0: no limit; per worker
+    # Limits of all workers together; 0: none.
+    max_connections: NotRequired[int]  # 1024
+    max_pending: NotRequired[int]  # requests that wait for a connection: 1024
+    max_requests: NotRequired[int]  # in flight: 1024
+    max_retries: NotRequired[int]  # 0
+    budget_ppm: NotRequired[int]  # retries by requests in flight, parts per million: 200000
+    budget_least: NotRequired[int]  # 3
     max_streams: NotRequired[int]  # of one HTTP/2 connection; 0: what the peer allows
     # Of endpoints without TLS; with TLS, ALPN decides. Default: http1.
     protocol: NotRequired[Literal["http1", "h2", "as_client"]]

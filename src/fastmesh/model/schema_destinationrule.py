@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastmesh.model import formats as fmt
-from fastmesh.model.fields import Bool, Duration, Enum, Int, List, Map, Message, Str, later, req
+from fastmesh.model.fields import Bool, Duration, Enum, Int, List, Map, Message, Number, Str, later, req
 from fastmesh.model.problems import Reporter
 from fastmesh.model.schema_virtualservice import EXPORT_TO, PORT_SELECTOR
 
@@ -39,15 +39,6 @@ LOAD_BALANCER: Final = Message(
 )
 
 
-def _tcp(d: dict[str, Any], r: Reporter) -> None:
-    if d.get("maxConnections"):
-        r.warn(
-            "is counted by each worker, not by the whole proxy",
-            "divide it by the number of workers",
-            at=("maxConnections",),
-        )
-
-
 _TCP: Final = Message(
     "TCPSettings",
     {
@@ -57,7 +48,6 @@ _TCP: Final = Message(
         "maxConnectionDuration": later(),
         "idleTimeout": later("for HTTP give http.idleTimeout"),
     },
-    rule=_tcp,
 )
 
 
@@ -69,10 +59,10 @@ def _http(d: dict[str, Any], r: Reporter) -> None:
 _HTTP: Final = Message(
     "HTTPSettings",
     {
-        "http1MaxPendingRequests": later(),
-        "http2MaxRequests": later(),
+        "http1MaxPendingRequests": Int(0, MAX_COUNT),
+        "http2MaxRequests": Int(0, MAX_COUNT),
         "maxRequestsPerConnection": Int(0, MAX_REQUESTS_PER_CONNECTION),
-        "maxRetries": later(),
+        "maxRetries": Int(0, MAX_COUNT),
         "idleTimeout": Duration(),
         "h2UpgradePolicy": Enum(["DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"]),
         "useClientProtocol": Bool(),
@@ -144,6 +134,15 @@ def _traffic_policy(d: dict[str, Any], r: Reporter) -> None:
         seen.add(number)
 
 
+RETRY_BUDGET: Final = Message(
+    "TrafficPolicyRetryBudget",
+    {
+        "percent": Number(0, 100),
+        "minRetryConcurrency": Int(0, MAX_COUNT),
+        "budgetInterval": later("the requests in flight are what counts"),
+    },
+)
+
 TRAFFIC_POLICY: Final = Message(
     "TrafficPolicy",
     {
@@ -151,7 +150,7 @@ TRAFFIC_POLICY: Final = Message(
         "portLevelSettings": List(PORT_TRAFFIC_POLICY, high=4096),
         "tunnel": later(),
         "proxyProtocol": later(),
-        "retryBudget": later(),
+        "retryBudget": RETRY_BUDGET,
     },
     rule=_traffic_policy,
 )

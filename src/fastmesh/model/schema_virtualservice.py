@@ -29,11 +29,18 @@ MAX_WEIGHT: Final = 1_000_000
 """Of one destination: sums stay far below 32 bits."""
 MAX_TOTAL_WEIGHT: Final = 16_000_000
 MAX_ATTEMPTS: Final = 100
+MAX_RETRY_STATUSES: Final = 16
+MAX_BACKOFF_MS: Final = 300_000
 
 RETRY_ON: Final = (
     "connect-failure",
     "refused-stream",
     "reset-before-request",
+    "reset",
+    "5xx",
+    "gateway-error",
+    "retriable-4xx",
+    "retriable-status-codes",
     "cancelled",
     "deadline-exceeded",
     "internal",
@@ -43,12 +50,7 @@ RETRY_ON: Final = (
 """What the data plane retries on; from `cancelled` on: the status that a gRPC request is answered with."""
 RETRY_ON_LATER: Final = frozenset(
     {
-        "5xx",
-        "gateway-error",
-        "reset",
         "envoy-ratelimited",
-        "retriable-4xx",
-        "retriable-status-codes",
         "retriable-headers",
         "http3-post-connect-failure",
     }
@@ -298,15 +300,20 @@ HTTP_REWRITE: Final = Message(
 
 def _retry_on(value: str, r: Reporter) -> None:
     for word in (w.strip() for w in value.split(",")):
-        if word in RETRY_ON:
+        if word in RETRY_ON or (word.isdigit() and 200 <= int(word) <= 599):
             continue
-        if word in RETRY_ON_LATER or (word.isdigit() and len(word) == 3):
+        if word in RETRY_ON_LATER:
             r.add(f"{word}: {NOT_YET}", f"today: {', '.join(RETRY_ON)}")
         else:
             r.add(f"{clip(word)} is not a retry condition", f"today: {', '.join(RETRY_ON)}")
 
 
 def _retries(d: dict[str, Any], r: Reporter) -> None:
+    words = [w.strip() for w in d.get("retryOn", "").split(",")]
+    if "retriable-status-codes" in words and not any(w.isdigit() for w in words):
+        r.warn("names no status, and so none is retried", "add some, e.g. 503", at=("retryOn",))
+    if sum(w.isdigit() for w in set(words)) > MAX_RETRY_STATUSES:
+        r.add(f"names more than {MAX_RETRY_STATUSES} statuses", at=("retryOn",))
     if "attempts" not in d and d:
         r.warn("without attempts Istio means 0: nothing is retried", "give attempts")
 
@@ -319,7 +326,7 @@ HTTP_RETRY: Final = Message(
         "retryOn": Str(_retry_on),
         "retryRemoteLocalities": later(),
         "retryIgnorePreviousHosts": later(),
-        "backoff": later(),
+        "backoff": Duration(high=MAX_BACKOFF_MS),
     },
     rule=_retries,
 )

@@ -25,8 +25,6 @@ cdef enum:
     HBUF_BYTES = 98304           # rewritten target, x-forwarded-for, ids: what one head can make
     REPLAY_BYTES = 65536         # request bytes kept so that a request can be sent again
     MOVES_MOST = 16              # times that a request moves on at once because a connection leaves by GOAWAY; then it is a retry as any
-    RETRY_BASE_MS = 25           # Envoy's back-off: full jitter, 25 ms doubling to 250 ms
-    RETRY_MOST_MS = 250
     WS_KEY_BYTES = 24            # base64 of 16 random bytes (RFC 6455 4.1)
     ACCEPT_BYTES = 28            # base64 of a SHA-1 (RFC 6455 4.2.2)
 
@@ -67,6 +65,11 @@ cdef struct UpPool:              # one endpoint's connections
     uint32_t unlisted            # scratch of upstream_sweep
     uint32_t keep_ms             # the shortest time after which this endpoint closed an idle connection; 0: not seen
     uint32_t avoided             # idle connections that were left alone because of it
+    Exchange *waiting            # for a connection that may not be opened (maxConnections), oldest first
+    Exchange *waiting_last
+    UpPool *next_serve           # Worker.serve: one of its connections is gone, and somebody waits
+    uint32_t serving             # it is in that list
+    uint32_t reserved
 
 cdef struct Worker:
     Reactor r
@@ -114,6 +117,9 @@ cdef struct Worker:
     const UpOps *h1_up
     const UpOps *h2_up
     const UpOps *h2_wait         # of an exchange whose connection is being dialled
+    const UpOps *pool_wait       # of one that waits in UpPool.waiting
+    UpPool *serve                # pools in which somebody may be served, at the end of the turn
+    Task serve_task
     const ConnOps *up_conn_ops
     const ConnOps *h2_conn_ops   # of an H2c
     const ConnOps *down_conn_ops
@@ -140,6 +146,8 @@ cdef enum:  # Exchange.flags
     XF_IDEMPOTENT = 8192         # RFC 9110 9.2.2: may be repeated though the upstream may have seen it
     XF_GRPC = 16384              # a gRPC call
     XF_GRPC_TIMEOUT = 32768      # ... with a deadline of its own
+    XF_PENDING = 65536           # counted as waiting for a connection
+    XF_RETRYING = 131072         # counted as a retry
 
 cdef struct DownOps:             # what an exchange asks of its client's side
     int (*head)(Exchange *ex, Msg *m) noexcept nogil
@@ -177,11 +185,15 @@ cdef struct Plan:                # what the route said, copied
     uint32_t per_try_timeout_ms
     uint32_t retries
     uint32_t retry_on
+    uint32_t backoff_base_ms
+    uint32_t backoff_most_ms
+    uint16_t nstatuses
+    uint16_t statuses[16]        # RETRY_STATUSES
 
 cdef struct Exchange:
     Worker *w
     Exchange *next_dead
-    Exchange *wait_next          # H2c.waiting
+    Exchange *wait_next          # H2c.waiting, UpPool.waiting
     Exchange *wait_prev
     void *down                   # the codec's: H1s, or a stream; NULL once the client is gone
     void *up                     # H1c, a stream, or the H2c that is being dialled; NULL: none
@@ -206,6 +218,7 @@ cdef struct Exchange:
     uint32_t h2_error            # what an aborted stream of the other side is reset with; 0: CANCEL upstream, INTERNAL_ERROR downstream
     uint32_t cell                # endpoint cell, SNAP_NONE
     uint32_t last_cell
+    uint32_t cluster_cell        # where it is counted (policy/breaker), SNAP_NONE
     const char *details          # RESPONSE_CODE_DETAILS, a literal
     Plan plan
     Timer timer                  # request timeout, or the back-off before a retry
@@ -224,6 +237,7 @@ cdef struct Exchange:
     char ws_key[24]              # Sec-WebSocket-Key that was made for a client's extended CONNECT
     char accept[28]              # Sec-WebSocket-Accept of an upgrade that goes on as an extended CONNECT
     char timeout_text[12]        # the grpc-timeout that this attempt is sent with
+    char budget_text[24]         # ... and its x-envoy-expected-rq-timeout-ms
     Addr peer_addr               # the downstream peer
     Addr upstream_addr           # of the endpoint in use, or the last one
 
@@ -330,6 +344,7 @@ cdef struct H2c:                 # client side of an upstream HTTP/2 connection
     uint32_t most_requests       # of this connection; 0: no limit
     uint32_t most_streams        # DestinationRule's maxConcurrentStreams; 0: none
     uint32_t idle_ms
+    uint32_t cluster_cell        # where it is counted (policy/breaker)
     uint64_t tag
     uint64_t tls_policy
     uint64_t heard               # Conn.rx when the keep-alive timer last looked
@@ -361,6 +376,7 @@ cdef struct H1c:                 # client side of an upstream HTTP/1 connection
     uint32_t idle_for            # ms in the pool before this request
     uint64_t idle_since          # ms
     uint32_t most_requests
+    uint32_t cluster_cell
     uint64_t tag
     uint64_t tls_policy
     uint64_t wire_before         # conn.wire_tx when this request began

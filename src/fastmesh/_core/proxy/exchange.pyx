@@ -1,36 +1,39 @@
 """The life of an exchange (L3). See exchange.pxd."""
-from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy
-from fastmesh._core.base.buf cimport Block, block_data, block_free, block_free_all, block_len, block_new, block_room
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from fastmesh._core.base.buf cimport Block, block_data, block_free, block_len
 from fastmesh._core.base.err cimport FM_AGAIN, FM_EHOST, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_ENOMEM, FM_ENOROUTE, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.sys cimport fm_clock_ns
 from fastmesh._core.base.timer cimport timer_del, timer_set
 from fastmesh._core.base.view cimport Slice, slice_of
+from fastmesh._core.policy.breaker cimport breaker_request, breaker_request_done, breaker_retry, breaker_retry_done
 from fastmesh._core.policy.lb cimport LbView, lb_pick, rng_next
+from fastmesh._core.policy.retry cimport RETRY_STATUSES, retry_backoff_ms, retry_on_status
 from fastmesh._core.policy.router cimport RouteMatch, router_match
 from fastmesh._core.proto.h2_frame cimport H2_CANCEL
 from fastmesh._core.proto.hygiene cimport hygiene_request, hygiene_response
 from fastmesh._core.proto.msg cimport (
-    BODY_CHUNKED, BODY_NONE, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg, msg_keep, msg_kept_size,
-    msg_load)
+    BODY_CHUNKED, BODY_NONE, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg, msg_load)
 from fastmesh._core.proxy.call cimport call_begin, call_expired, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
-    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, REPLAY_BYTES, RETRY_BASE_MS, RETRY_MOST_MS, XF_CHUNKED_REQ, XF_GRPC, XF_HEAD_SENT,
-    XF_IDEMPOTENT, XF_REPLAYABLE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UPGRADE, DownOps,
-    Exchange, ListenerState, Worker)
+    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CHUNKED_REQ, XF_GRPC, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE, XF_RETRYING,
+    XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UPGRADE, DownOps,
+    Exchange, ListenerState, Plan, Worker)
+from fastmesh._core.proxy.deadline cimport deadline_begin, deadline_send
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
 from fastmesh._core.proxy.log cimport log_exchange, log_keep_refused, log_keep_request, log_keep_route
+from fastmesh._core.proxy.pending cimport pending_over, pending_waits
+from fastmesh._core.proxy.replay cimport replay_forget, replay_forget_body, replay_keep_data, replay_keep_head
 from fastmesh._core.proxy.respond cimport (
-    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_IDLE, RE_NO_CONFIG, RE_TIMEOUT, RE_UP_GOAWAY, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET,
-    RE_UP_RST, RE_UP_TLS, respond_direct, respond_error, respond_https, respond_redirect)
+    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_IDLE, RE_NO_CONFIG, RE_OVERFLOW, RE_PENDING, RE_TIMEOUT, RE_UP_GOAWAY, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET,
+    RE_OVERLOAD, RE_UP_RST, RE_UP_TLS, respond_direct, respond_error, respond_https, respond_redirect)
 from fastmesh._core.proxy.upstream cimport upstream_acquire
 from fastmesh._core.shm.snapshot cimport (
-    ACT_DIRECT, ACT_REDIRECT, L_GATEWAY, L_INBOUND, LF_HTTPS_REDIRECT, RO_CONNECT_FAILURE, RO_REFUSED_STREAM, RO_RESET_BEFORE_REQUEST,
-    SNAP_NONE, SnapCluster, SnapEndpoint, snap_cluster, snap_str)
+    ACT_DIRECT, ACT_REDIRECT, L_GATEWAY, L_INBOUND, LF_HTTPS_REDIRECT, RO_5XX, RO_CONNECT_FAILURE, RO_GATEWAY_ERROR, RO_REFUSED_STREAM,
+    RO_RESET, RO_RESET_BEFORE_REQUEST, SNAP_NONE, Snap, SnapAction, SnapCluster, SnapEndpoint, snap_at, snap_cluster, snap_str)
 from fastmesh._core.shm.stats cimport (
-    DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_SI, RF_UC, RF_UPE, RF_UR, RF_URX, RF_UT, SEC_NONE, ST_POOL_FULL, ST_RQ_BAD,
-    ST_RQ_DC, ST_RQ_RETRY, ST_RQ_RETRY_REUSED, ST_RQ_TIMEOUT, ST_RQ_TOTAL, ST_RQ_UPGRADE, ST_RQ_UPSTREAM_TRUNCATED, stat_inc)
+    DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_SI, RF_UC, RF_UO, RF_UPE, RF_UR, RF_URX, RF_UT, SEC_NONE, ST_POOL_FULL, ST_RQ_BAD,
+    ST_RQ_DC, ST_RQ_RETRY, ST_RQ_RETRY_OVERFLOW, ST_RQ_RETRY_REUSED, ST_RQ_TIMEOUT, ST_RQ_TOTAL, ST_RQ_UPGRADE, ST_RQ_UPSTREAM_TRUNCATED, stat_inc)
 
 
 # ---- new, end --------------------------------------------------------------------------------------------------------------------
@@ -46,6 +49,7 @@ cdef Exchange *exchange_new(Worker *w, const DownOps *ops, void *down, const Lis
     ex.direction = DIR_GATEWAY if l.kind == L_GATEWAY else (DIR_INBOUND if l.kind == L_INBOUND else DIR_OUTBOUND)
     ex.cell = SNAP_NONE
     ex.last_cell = SNAP_NONE
+    ex.cluster_cell = SNAP_NONE
     ex.t_start = w.r.now_ns
     ex.timer.fn = on_timer
     ex.timer.arg = ex
@@ -61,14 +65,6 @@ cdef void endpoint_leave(Exchange *ex) noexcept nogil:
         ex.last_cell = ex.cell
 
 
-cdef void forget_request(Exchange *ex) noexcept nogil:
-    block_free(&ex.w.r.bufs, ex.req)
-    block_free_all(&ex.w.r.bufs, ex.body)
-    ex.req = NULL
-    ex.body = NULL
-    ex.flags &= ~<uint32_t>XF_REPLAYABLE
-
-
 cdef void exchange_finish(Exchange *ex) noexcept nogil:
     # once: the client's side is told by the codec, which sees ex.phase == PH_DONE when control returns to it
     cdef Worker *w = ex.w
@@ -80,12 +76,17 @@ cdef void exchange_finish(Exchange *ex) noexcept nogil:
     timer_del(&w.r.wheel, &ex.try_timer)
     if ex.up != NULL:
         ex.uops.abort(ex)
+    pending_over(ex)
+    if ex.cluster_cell != SNAP_NONE:
+        breaker_request_done(&w.seg, ex.cluster_cell)
+        if ex.flags & XF_RETRYING:
+            breaker_retry_done(&w.seg, ex.cluster_cell)
     if ex.cell != SNAP_NONE:
         w.seg.rows[w.seg.self_row].e[ex.cell].active -= 1
         if ex.status >= 500 or (ex.status == 0 and not ex.rf & RF_DC):
             w.seg.rows[w.seg.self_row].e[ex.cell].failures += 1
     log_exchange(ex, fm_clock_ns())
-    forget_request(ex)
+    replay_forget(ex)
     block_free(&w.r.bufs, ex.ops)
     block_free(&w.r.bufs, ex.logb)
     ex.ops = NULL
@@ -129,6 +130,20 @@ cdef void exchange_refuse(Exchange *ex, const Msg *m, int code) noexcept nogil:
     answer(ex, code)
 
 
+cdef void take_plan(Plan *p, const Snap *s, const SnapAction *a) noexcept nogil:
+    cdef const uint32_t *statuses = <const uint32_t *>snap_at(s, a.retry_statuses.off)
+    cdef uint32_t i
+    p.timeout_ms = a.timeout_ms
+    p.per_try_timeout_ms = a.per_try_timeout_ms
+    p.retries = a.retries
+    p.retry_on = a.retry_on
+    p.backoff_base_ms = a.backoff_base_ms
+    p.backoff_most_ms = a.backoff_most_ms
+    p.nstatuses = <uint16_t>(a.retry_statuses.n if a.retry_statuses.n < RETRY_STATUSES else RETRY_STATUSES)
+    for i in range(p.nstatuses):
+        p.statuses[i] = <uint16_t>statuses[i]
+
+
 cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     cdef Worker *w = ex.w
     cdef RouteMatch rm
@@ -145,6 +160,7 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     if m.body == BODY_CHUNKED:
         ex.flags |= XF_CHUNKED_REQ
     call_begin(ex, m)
+    deadline_begin(ex, m)
     rc = hygiene_request(m, (m.flags & MF_UPGRADE) != 0 and m.body == BODY_NONE)
     if rc != FM_OK:
         log_keep_request(ex, m)
@@ -190,11 +206,8 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
         answer(ex, FM_ENOCLUSTER)
         return
     c = &(<const SnapCluster *>(w.snap.base + w.snap.h.clusters.off))[rm.dest.cluster]
+    take_plan(&ex.plan, &w.snap, rm.action)
     ex.plan.cluster = c.id
-    ex.plan.timeout_ms = rm.action.timeout_ms
-    ex.plan.per_try_timeout_ms = rm.action.per_try_timeout_ms
-    ex.plan.retries = rm.action.retries
-    ex.plan.retry_on = rm.action.retry_on
     rc = forward_keep_response_ops(ex, &rm)
     if rc == FM_OK:
         rc = forward_request(ex, m, &rm, &target)
@@ -202,7 +215,7 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     log_keep_route(ex, snap_str(&w.snap, c.name), snap_str(&w.snap, rm.route.name))
     if rc == FM_OK:
         m.target = target        # the log has the client's
-        rc = keep_head(ex, m)
+        rc = replay_keep_head(ex, m)
     if rc != FM_OK:
         answer(ex, rc)
         return
@@ -215,6 +228,10 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
         timer_set(&w.r.wheel, &ex.timer, ex.deadline_ms)
     if m.body == BODY_NONE:
         ex.flags |= XF_REQ_END
+    if not breaker_request(&w.seg, c):
+        answer(ex, RE_OVERFLOW)
+        return
+    ex.cluster_cell = c.cell
     pick(ex, m, False)
 
 
@@ -226,6 +243,7 @@ cdef void pick(Exchange *ex, Msg *m, bint fresh) noexcept nogil:
     cdef const SnapCluster *c
     cdef const SnapEndpoint *ep
     cdef LbView v
+    cdef uint32_t span
     cdef int rc
     ex.phase = PH_PICK
     ex.h2_error = 0
@@ -257,8 +275,11 @@ cdef void pick(Exchange *ex, Msg *m, bint fresh) noexcept nogil:
         ex.flags |= XF_REUSED
         send_request(ex, m)
     elif rc == FM_AGAIN:
-        if ex.plan.per_try_timeout_ms:
-            timer_set(&w.r.wheel, &ex.try_timer, w.r.now_ms + ex.plan.per_try_timeout_ms)
+        span = ex.plan.per_try_timeout_ms
+        if pending_waits(ex) and (span == 0 or span > c.connect_timeout_ms):
+            span = c.connect_timeout_ms
+        if span:
+            timer_set(&w.r.wheel, &ex.try_timer, w.r.now_ms + span)
     else:
         retry_or_answer(ex, rc)
 
@@ -268,6 +289,7 @@ cdef void exchange_up_ready(Exchange *ex) noexcept nogil:
 
 
 cdef void exchange_up_other(Exchange *ex) noexcept nogil:
+    pending_over(ex)
     pick(ex, NULL, True)
     if ex.phase != PH_DONE and ex.up != NULL:
         ex.uops.flush(ex)
@@ -277,6 +299,7 @@ cdef void send_request(Exchange *ex, Msg *m) noexcept nogil:
     cdef Block *b = ex.body
     cdef Slice v
     cdef int rc
+    pending_over(ex)
     ex.phase = PH_SEND
     ex.flags |= XF_HEAD_SENT
     ex.t_sent = 0
@@ -286,6 +309,10 @@ cdef void send_request(Exchange *ex, Msg *m) noexcept nogil:
         m = &ex.w.again
         msg_load(m, block_data(ex.req))
     call_timeout(ex, m)
+    rc = deadline_send(ex, m)
+    if rc != FM_OK:
+        answer(ex, rc)
+        return
     rc = ex.uops.head(ex, m, ex.flags & XF_REQ_END and b == NULL)
     if rc != FM_OK:
         answer(ex, rc)
@@ -313,38 +340,46 @@ cdef bint idempotent(int method) noexcept nogil:
 
 
 cdef void retry_or_answer(Exchange *ex, int code) noexcept nogil:
-    cdef uint32_t wanted = 0
+    # who does not answer is a case of all three, whatever the reason, as in Envoy
+    cdef uint32_t wanted = RO_5XX | RO_GATEWAY_ERROR | RO_RESET
     if code == RE_CONNECT or code == RE_CONNECT_TIMEOUT or code == RE_UP_TLS:
-        wanted = RO_CONNECT_FAILURE
+        wanted |= RO_CONNECT_FAILURE
     elif code == RE_UP_RESET and not ex.flags & XF_HEAD_SENT:
-        wanted = RO_RESET_BEFORE_REQUEST | RO_CONNECT_FAILURE
+        wanted |= RO_RESET_BEFORE_REQUEST | RO_CONNECT_FAILURE
     elif code == RE_UP_REFUSED or code == RE_UP_GOAWAY:
-        wanted = RO_REFUSED_STREAM
+        wanted |= RO_REFUSED_STREAM
+    elif code == RE_OVERLOAD or code == RE_PENDING:
+        wanted = 0               # it is here that there is too much
     if not retry(ex, wanted):
         answer(ex, code)
 
 
 cdef bint retry(Exchange *ex, uint32_t wanted) noexcept nogil:
     # True: it is on its way back to PICK
-    cdef uint64_t span
+    cdef Worker *w = ex.w
+    cdef const SnapCluster *c
+    cdef uint64_t at
     if not wanted & ex.plan.retry_on or not ex.flags & XF_REPLAYABLE or ex.flags & XF_RESP_STARTED:
         return False
     if ex.tries > ex.plan.retries or ex.tries == 255:
         ex.rf |= RF_URX
         return False
+    if not ex.flags & XF_RETRYING:
+        c = snap_cluster(&w.snap, ex.plan.cluster) if w.snap.h != NULL else NULL
+        if c == NULL or not breaker_retry(&w.seg, c):
+            ex.rf |= RF_UO
+            stat_inc(w.seg.stats, ST_RQ_RETRY_OVERFLOW)
+            return False
+        ex.flags |= XF_RETRYING
     if ex.up != NULL:
         ex.uops.abort(ex)
-    stat_inc(ex.w.seg.stats, ST_RQ_RETRY)
-    timer_del(&ex.w.r.wheel, &ex.try_timer)
-    # full jitter: [0, min(250, (2^n - 1) * 25)) ms
-    span = (<uint64_t>1 << (ex.tries if ex.tries < 8 else 8)) - 1
-    span *= RETRY_BASE_MS
-    if span > RETRY_MOST_MS:
-        span = RETRY_MOST_MS
+    pending_over(ex)
+    stat_inc(w.seg.stats, ST_RQ_RETRY)
+    timer_del(&w.r.wheel, &ex.try_timer)
     ex.phase = PH_PICK
-    span = ex.w.r.now_ms + 1 + rng_next(&ex.w.rng) % span
-    if ex.deadline_ms == 0 or span < ex.deadline_ms:  # else the request's own timer is first
-        timer_set(&ex.w.r.wheel, &ex.timer, span)
+    at = w.r.now_ms + 1 + retry_backoff_ms(ex.tries, ex.plan.backoff_base_ms, ex.plan.backoff_most_ms, rng_next(&w.rng) >> 16)
+    if ex.deadline_ms == 0 or at < ex.deadline_ms:  # else the request's own timer is first
+        timer_set(&w.r.wheel, &ex.timer, at)
     return True
 
 
@@ -407,9 +442,10 @@ cdef void on_timer(void *arg, uint64_t now_ms) noexcept nogil:
 
 cdef void on_try_timer(void *arg, uint64_t now_ms) noexcept nogil:
     cdef Exchange *ex = <Exchange *>arg
+    # a try has taken too long
     if ex.phase == PH_CONNECT:
-        exchange_up_failed(ex, RE_CONNECT_TIMEOUT)
-    elif ex.phase == PH_SEND:
+        exchange_up_failed(ex, RE_PENDING if pending_waits(ex) else RE_CONNECT_TIMEOUT)
+    elif ex.phase == PH_SEND and not retry(ex, RO_5XX | RO_GATEWAY_ERROR | RO_RESET):
         answer(ex, RE_TIMEOUT)
 
 
@@ -443,66 +479,6 @@ cdef void exchange_down_idle(Exchange *ex) noexcept nogil:
     answer(ex, RE_IDLE)
 
 
-# ---- what is kept of a request, so that it can be sent again ---------------------------------------------------------------------------
-
-cdef int keep_head(Exchange *ex, const Msg *m) noexcept nogil:
-    cdef uint32_t n = msg_kept_size(m)
-    ex.req = block_new(&ex.w.r.bufs, n)
-    if ex.req == NULL or ex.req.cap < n:
-        return FM_ENOMEM
-    ex.req.end = msg_keep(m, block_data(ex.req))
-    ex.flags |= XF_REPLAYABLE
-    return FM_OK
-
-
-cdef int keep_body(Exchange *ex, const char *p, size_t n) noexcept nogil:
-    # behind what is kept already
-    cdef Block *b = ex.body
-    cdef Block *more
-    cdef uint32_t k
-    while b != NULL and b.next != NULL:
-        b = b.next
-    while n:
-        if b == NULL or block_room(b) == 0:
-            more = block_new(&ex.w.r.bufs, <uint32_t>n)
-            if more == NULL:
-                return FM_ENOMEM
-            if b == NULL:
-                ex.body = more
-            else:
-                b.next = more
-            b = more
-        k = block_room(b)
-        if k > n:
-            k = <uint32_t>n
-        memcpy(block_data(b) + b.end, p, k)
-        b.end += k
-        p += k
-        n -= k
-    return FM_OK
-
-
-cdef void keep_data(Exchange *ex, const Slice *v, int n) noexcept nogil:
-    # called before rx_bytes counts it: all of it, or the request cannot be repeated any more
-    cdef uint64_t total = ex.rx_bytes
-    cdef int i
-    for i in range(n):
-        total += v[i].n
-    if total <= REPLAY_BYTES:
-        for i in range(n):
-            if keep_body(ex, v[i].p, v[i].n) != FM_OK:
-                forget_body(ex)
-                return
-    else:
-        forget_body(ex)
-
-
-cdef void forget_body(Exchange *ex) noexcept nogil:
-    block_free_all(&ex.w.r.bufs, ex.body)
-    ex.body = NULL
-    ex.flags &= ~<uint32_t>XF_REPLAYABLE
-
-
 # ---- the request's body ----------------------------------------------------------------------------------------------------------
 
 cdef bint exchange_wants_body(Exchange *ex) noexcept nogil:
@@ -516,7 +492,7 @@ cdef void exchange_request_data(Exchange *ex, const Slice *v, int n) noexcept no
     if ex.up == NULL or ex.phase == PH_DONE:
         return
     if ex.flags & XF_REPLAYABLE:
-        keep_data(ex, v, n)
+        replay_keep_data(ex, v, n)
     for i in range(n):
         ex.rx_bytes += v[i].n
     ex.uops.data(ex, v, n)
@@ -527,7 +503,7 @@ cdef void exchange_request_end(Exchange *ex, const Hdr *trailers, int n) noexcep
         return
     ex.flags |= XF_REQ_END
     if n:
-        forget_body(ex)          # trailers are not kept
+        replay_forget_body(ex)          # trailers are not kept
     if ex.up != NULL:
         ex.uops.end(ex, trailers, n)
 
@@ -541,6 +517,7 @@ cdef void exchange_request_bad(Exchange *ex, int code) noexcept nogil:
 
 cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
     cdef Worker *w = ex.w
+    cdef uint32_t wanted
     if hygiene_response(m, m.status == 101) != FM_OK:
         exchange_up_failed(ex, RE_UP_PROTOCOL)
         return
@@ -549,8 +526,11 @@ cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
             ex.dops.head(ex, m)  # HTTP/1.0 knows no interim answers
             ex.dops.flush(ex)
         return
-    if m.body == BODY_NONE and call_status(ex, m.hdr, <int>m.nhdr) and retry(ex, call_retry_on(ex)):
-        return                   # trailers only: the call may be made again
+    wanted = retry_on_status(m.status, ex.plan.statuses, ex.plan.nstatuses)
+    if m.body == BODY_NONE and call_status(ex, m.hdr, <int>m.nhdr):
+        wanted |= call_retry_on(ex)  # trailers only: the call may be made again
+    if wanted and retry(ex, wanted):
+        return
     if m.status == 101:
         if not ex.flags & XF_UPGRADE:
             exchange_up_failed(ex, RE_UP_PROTOCOL)
@@ -563,7 +543,7 @@ cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
     ex.status = m.status
     ex.details = b"via_upstream"
     timer_del(&w.r.wheel, &ex.try_timer)
-    forget_request(ex)           # it cannot be asked for again
+    replay_forget(ex)           # it cannot be asked for again
     w.hused = 0
     if forward_response(ex, m) != FM_OK:
         ex.phase = PH_SEND

@@ -26,6 +26,7 @@ from fastmesh._core.proxy.exchange cimport (
 from fastmesh._core.proxy.h2_io cimport (
     h2_io_begin, h2_io_congested, h2_io_end, h2_io_flush, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kept,
     h2_io_kept_end, h2_io_kick, h2_io_out, h2_io_read, h2_io_release, h2_io_wake)
+from fastmesh._core.proxy.pending cimport pending_serve
 from fastmesh._core.proxy.respond cimport (
     RE_CONNECT, RE_CONNECT_TIMEOUT, RE_OVERLOAD, RE_UP_GOAWAY, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET, RE_UP_RST, RE_UP_TLS)
 from fastmesh._core.proxy.share cimport (
@@ -173,9 +174,11 @@ cdef int x_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
 
 cdef void let_go(Exchange *ex, uint32_t code) noexcept nogil:
     cdef H2Stream *st = <H2Stream *>ex.up
+    cdef H2c *u = <H2c *>io_of(st).owner
     ex.up = NULL
     st.owner = NULL
     h2_io_release(io_of(st), st, code)
+    pending_serve(ex.w, &ex.w.pools[u.cell])
 
 
 cdef void x_abort(Exchange *ex) noexcept nogil:
@@ -222,7 +225,7 @@ cdef void u_end(H2c *u, int code, bint flush) noexcept nogil:
     if u.state == HC_GONE:
         return
     share_out(u)
-    upstream_uncount(w, u.cell, u.tag)
+    upstream_uncount(w, u.cell, u.tag, u.cluster_cell)
     u.state = HC_GONE
     fail_waiting(u, code)
     st = h2_stream_any(&u.io.h)
@@ -271,7 +274,7 @@ cdef void as_h1(H2c *u, Exchange *ex) noexcept nogil:
         p.h1_policy = u.tls_policy
     if h == NULL:
         stat_inc(w.seg.stats, ST_POOL_FULL)
-        upstream_uncount(w, u.cell, u.tag)
+        upstream_uncount(w, u.cell, u.tag, u.cluster_cell)
         conn_close(c)
         if ex != NULL:
             exchange_up_failed(ex, RE_OVERLOAD)
@@ -281,6 +284,7 @@ cdef void as_h1(H2c *u, Exchange *ex) noexcept nogil:
     h.state = C_CONNECT
     h.cell = u.cell
     h.tag = u.tag
+    h.cluster_cell = u.cluster_cell
     h.tls_policy = u.tls_policy
     h.idle_ms = u.idle_ms
     h.most_requests = u.most_requests
@@ -508,6 +512,7 @@ cdef void on_reset(H2 *h, H2Stream *st, uint32_t code, bint remote) noexcept nog
     cdef int why = RE_UP_PROTOCOL  # it was we who had to: what came was no answer
     st.owner = NULL
     h2_io_release(io, st, H2_NO_ERROR)
+    pending_serve(io.w, &io.w.pools[(<H2c *>io.owner).cell])
     ex.up = NULL
     if remote:
         why = RE_UP_RST

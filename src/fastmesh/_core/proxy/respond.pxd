@@ -13,12 +13,13 @@ cdef enum:  # codes beyond base/err.pxd that only the proxy makes
     RE_TIMEOUT = -104            # 504 UT
     RE_HEAD_TIMEOUT = -105       # 408: the head did not come in time
     RE_OVERLOAD = -106           # 503 OM
-    RE_OVERFLOW = -107           # 503 UO: the cluster's connection limit
+    RE_OVERFLOW = -107           # 503 UO: the cluster's limit of requests in flight
     RE_IDLE = -108               # 408 or 504 SI: nothing moved for too long
     RE_NO_CONFIG = -109          # 503: no config yet
     RE_UP_TLS = -110             # TLS to the upstream failed: 503 UF
     RE_UP_RST = -111             # the upstream reset the stream (HTTP/2), with ex.h2_error: 503 UR
     RE_UP_REFUSED = -112         # ... and has not looked at the request: REFUSED_STREAM: 503 UR
+    RE_PENDING = -114            # 503 UO: too many wait for a connection, or one has for too long
     RE_UP_GOAWAY = -113          # ... nor at this one, above the last id of its GOAWAY: 503 UR
 
 cdef void respond_error(Exchange *ex, int code) noexcept nogil

@@ -16,7 +16,7 @@ from fastmesh._core.proxy.forward cimport forward_response, hbuf_take, msg_add
 from fastmesh._core.shm.snapshot cimport RW_PREFIX, snap_str
 from fastmesh._core.shm.stats cimport (
     RF_DPE, RF_DT, RF_NC, RF_NR, RF_OM, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, RF_UPE, RF_UR, RF_UT, SEC_NONE, ST_RQ_BAD, ST_RQ_DIRECT,
-    ST_RQ_HEAD_TIMEOUT, ST_RQ_NO_CLUSTER, ST_RQ_NO_HEALTHY, ST_RQ_NO_ROUTE, ST_RQ_OVERLOAD, ST_RQ_TIMEOUT, ST_RQ_UPSTREAM_PROTOCOL,
+    ST_RQ_HEAD_TIMEOUT, ST_RQ_NO_CLUSTER, ST_RQ_NO_HEALTHY, ST_RQ_NO_ROUTE, ST_RQ_OVERFLOW, ST_RQ_OVERLOAD, ST_RQ_PENDING_OVERFLOW, ST_RQ_TIMEOUT, ST_RQ_UPSTREAM_PROTOCOL,
     ST_RQ_UPSTREAM_RESET, stat_inc)
 
 
@@ -99,8 +99,9 @@ cdef Verdict verdict_of(int code) noexcept nogil:
         return says(408, RF_SI, ST_RQ_TIMEOUT, b"stream_idle_timeout", b"stream timeout\n")
     if code == RE_OVERLOAD or code == FM_ENOMEM:
         return says(503, RF_OM, ST_RQ_OVERLOAD, b"overload", b"overloaded\n")
-    if code == RE_OVERFLOW:
-        return says(503, RF_UO, ST_RQ_OVERLOAD, b"upstream_reset_before_response_started{overflow}", b"upstream connect error: overflow\n")
+    if code == RE_OVERFLOW or code == RE_PENDING:
+        return says(503, RF_UO, ST_RQ_OVERFLOW if code == RE_OVERFLOW else ST_RQ_PENDING_OVERFLOW,
+                    b"upstream_reset_before_response_started{overflow}", b"upstream connect error: overflow\n")
     return refused(code)
 
 

@@ -6,7 +6,7 @@ from fastmesh._core.shm.snapshot cimport SnapCluster, SnapEndpoint
 
 cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, bint fresh) noexcept nogil
 """Attach a connection to ex (ex.up). FM_OK: it is idle and usable now. FM_AGAIN: it is being dialled; its ops report. Else: RE_CONNECT,
-RE_OVERFLOW, RE_OVERLOAD, RE_UP_TLS. `fresh`: not a pooled one."""
+RE_PENDING, RE_OVERLOAD, RE_UP_TLS. `fresh`: not a pooled one."""
 cdef void upstream_release(H1c *u) noexcept nogil
 """The answer is complete and the connection may serve again: into the pool (or closed when its time is over)."""
 cdef void upstream_idle_closed(Worker *w, uint32_t cell, uint64_t tag, uint64_t idle_since) noexcept nogil
@@ -17,7 +17,7 @@ cdef void upstream_drop(H1c *u) noexcept nogil
 """Close it and let go of it. NULL is tolerated; once."""
 cdef void upstream_dial_failed(Worker *w, const Conn *c, int code) noexcept nogil
 """Count why (code as ConnOps.failed)."""
-cdef void upstream_uncount(Worker *w, uint32_t cell, uint64_t tag) noexcept nogil
+cdef void upstream_uncount(Worker *w, uint32_t cell, uint64_t tag, uint32_t cluster_cell) noexcept nogil
 """A connection of this endpoint is about to be closed."""
 cdef void upstream_sweep(Worker *w) noexcept nogil
 """After a new generation: close idle connections of endpoints that are gone."""

@@ -7,15 +7,18 @@ from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport CF_HUP, CF_READABLE, Conn, ConnOps, conn_close, conn_deadline, conn_dial
 from fastmesh._core.net.sock cimport Addr
 from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsPeer, tls_ctx_offers
+from fastmesh._core.policy.breaker cimport breaker_connected, breaker_connection, breaker_disconnected
 from fastmesh._core.proxy.ctx cimport (
     C_CONNECT, C_GONE, C_HEAD, C_IDLE, HC_CONNECT, HC_GONE, HC_OPEN, XF_IDEMPOTENT, XF_UPGRADE, Exchange, H1c, H2c, UpPool, Worker)
 from fastmesh._core.proxy.h2_io cimport h2_io_kick
-from fastmesh._core.proxy.share cimport share_attach, share_leave, share_room
-from fastmesh._core.proxy.respond cimport RE_CONNECT, RE_OVERFLOW, RE_OVERLOAD, RE_UP_TLS
+from fastmesh._core.proxy.pending cimport pending_count, pending_over, pending_serve, pending_wait
+from fastmesh._core.proxy.share cimport share_attach, share_early, share_leave, share_room
+from fastmesh._core.proxy.respond cimport RE_CONNECT, RE_OVERLOAD, RE_PENDING, RE_UP_TLS
 from fastmesh._core.shm.snapshot cimport (
     CL_AS_CLIENT, CL_H2, CL_VERIFY_SAN, EP_TLS, SnapCluster, SnapEndpoint, SnapStr, snap_at, snap_str)
 from fastmesh._core.shm.stats cimport (
-    ST_POOL_FULL, ST_TLS_CONNECT_FAIL, ST_TLS_PEER_CERT, ST_TLS_PEER_IDENTITY, ST_UP_CX_FAIL, ST_UP_CX_REUSED, ST_UP_CX_TOTAL, stat_inc)
+    ST_POOL_FULL, ST_TLS_CONNECT_FAIL, ST_TLS_PEER_CERT, ST_TLS_PEER_IDENTITY, ST_UP_CX_FAIL, ST_UP_CX_OVERFLOW, ST_UP_CX_REUSED,
+    ST_UP_CX_TOTAL, stat_inc)
 
 cdef enum:
     SANS_MOST = 64               # identities that one destination may run as
@@ -52,7 +55,7 @@ cdef void upstream_drop(H1c *u) noexcept nogil:
     if u.state == C_IDLE:
         pool_take(&w.pools[u.cell], u)
     u.state = C_GONE
-    upstream_uncount(w, u.cell, u.tag)
+    upstream_uncount(w, u.cell, u.tag, u.cluster_cell)
     if u.ex != NULL:
         u.ex.up = NULL
         u.ex = NULL
@@ -101,6 +104,7 @@ cdef Conn *dial(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, UpPool 
     to.port = ep.port
     memcpy(to.a, ep.addr, 16)
     p.count += 1
+    breaker_connected(&w.seg, c.cell)
     if ep.cell >= w.npools:
         w.npools = ep.cell + 1
     w.seg.rows[w.seg.self_row].e[ep.cell].connections += 1
@@ -130,6 +134,7 @@ cdef int dial_h1(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpP
     u.tls_policy = policy_of(c, ep)
     u.idle_ms = c.idle_timeout_ms
     u.most_requests = c.max_requests_per_connection
+    u.cluster_cell = c.cell
     u.conn = dial(w, c, ep, p, w.up_conn_ops, u, &rc)
     if u.conn == NULL:
         upstream_drop(u)
@@ -156,9 +161,10 @@ cdef int dial_h2(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpP
     u.idle_ms = c.idle_timeout_ms
     u.most_requests = c.max_requests_per_connection
     u.most_streams = c.max_streams
+    u.cluster_cell = c.cell
     u.io.conn = dial(w, c, ep, p, w.h2_conn_ops, u, &rc)
     if u.io.conn == NULL:
-        upstream_uncount(w, u.cell, u.tag)
+        upstream_uncount(w, u.cell, u.tag, u.cluster_cell)
         u.state = HC_GONE
         pool_put(&w.h2_ups, u)
         return rc
@@ -181,10 +187,23 @@ cdef void upstream_dial_failed(Worker *w, const Conn *c, int code) noexcept nogi
 
 # ---- shared connections ----------------------------------------------------------------------------------------------------------------
 
-cdef void upstream_uncount(Worker *w, uint32_t cell, uint64_t tag) noexcept nogil:
+cdef void upstream_uncount(Worker *w, uint32_t cell, uint64_t tag, uint32_t cluster_cell) noexcept nogil:
+    breaker_disconnected(&w.seg, cluster_cell)
     if w.pools[cell].tag == tag:
         w.pools[cell].count -= 1
         w.seg.rows[w.seg.self_row].e[cell].connections -= 1
+        pending_serve(w, &w.pools[cell])
+
+
+cdef int may_dial(Exchange *ex, const SnapCluster *c, UpPool *p) noexcept nogil:
+    # FM_OK: counted as waiting for a connection that is to be opened now. FM_AGAIN: it waits for one that is there.
+    if not pending_count(ex, c):
+        return RE_PENDING
+    if p.count == 0 or breaker_connection(&ex.w.seg, c):
+        return FM_OK
+    stat_inc(ex.w.seg.stats, ST_UP_CX_OVERFLOW)
+    pending_wait(p, ex)
+    return FM_AGAIN
 
 
 cdef int acquire_h2(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpPool *p, bint only_h2) noexcept nogil:
@@ -201,15 +220,18 @@ cdef int acquire_h2(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, 
         elif u.state == HC_OPEN and u.idle_since and about_to_close(p, ex, <uint32_t>(ex.w.r.now_ms - u.idle_since)):
             share_leave(u)
         elif not (alone and u.state == HC_CONNECT) and share_room(u, upgrade):  # a dial that is known to end as HTTP/1 serves one
+            if (u.state == HC_CONNECT or share_early(u, ex)) and not pending_count(ex, c):
+                return RE_PENDING
             rc = share_attach(u, ex)
-            if rc != FM_ENOMEM:
+            if rc == FM_ENOMEM:
+                pending_over(ex)
+            else:
                 if rc == FM_OK:
                     stat_inc(ex.w.seg.stats, ST_UP_CX_REUSED)
                 return rc
         u = nxt
-    if c.max_connections and p.count >= c.max_connections:
-        return RE_OVERFLOW
-    return dial_h2(ex, c, ep, p, only_h2)
+    rc = may_dial(ex, c, p)
+    return dial_h2(ex, c, ep, p, only_h2) if rc == FM_OK else rc
 
 
 cdef uint32_t keep_margin(const UpPool *p) noexcept nogil:
@@ -248,6 +270,7 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
     cdef uint32_t idle_for
     cdef bint by_alpn = False
     cdef bint only_h2
+    cdef int rc
     if p.tag != ep.tag:
         drop_all(p)              # the cell belongs to another endpoint now
         p.tag = ep.tag
@@ -288,9 +311,8 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
             u = nxt
     if by_alpn:
         return acquire_h2(ex, c, ep, p, False)
-    if c.max_connections and p.count >= c.max_connections:
-        return RE_OVERFLOW
-    return dial_h1(ex, c, ep, p)
+    rc = may_dial(ex, c, p)
+    return dial_h1(ex, c, ep, p) if rc == FM_OK else rc
 
 
 cdef void upstream_release(H1c *u) noexcept nogil:
@@ -309,6 +331,7 @@ cdef void upstream_release(H1c *u) noexcept nogil:
     u.state = C_IDLE
     u.seen = 0
     pool_push(p, u)
+    pending_serve(w, p)
     conn_deadline(u.conn, w.r.now_ms + u.idle_ms if u.idle_ms else 0)
 
 

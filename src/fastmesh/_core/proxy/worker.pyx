@@ -26,6 +26,7 @@ from fastmesh._core.proxy.down cimport down_reap
 from fastmesh._core.proxy.mux_h1_down cimport h1s_accept, h1s_cut, h1s_init, h1s_sweep
 from fastmesh._core.proxy.mux_h1_up cimport h1c_init, h1c_reap
 from fastmesh._core.proxy.mux_h2_down cimport h2s_cut, h2s_drain, h2s_init, h2s_sweep
+from fastmesh._core.proxy.pending cimport pending_init
 from fastmesh._core.proxy.mux_h2_up cimport h2c_cut, h2c_init, h2c_reap
 from fastmesh._core.proxy.upstream cimport upstream_close_idle, upstream_cut, upstream_sweep
 from fastmesh._core.shm.layout cimport EP_CELLS, ORDER_DRAIN, ORDER_STOP, W_DRAINING, W_GONE, W_SERVING
@@ -391,6 +392,7 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
     h1c_init(w)
     h2s_init(w)
     h2c_init(w)
+    pending_init(w)
     w.drain_timer.fn = drain_tick
     w.first_timer.fn = no_config_yet
     w.first_timer.arg = w

@@ -1,10 +1,30 @@
-"""Runtime state of endpoints (L1), index stable over config generations. What a crash could leave raised is sharded by worker."""
+"""Runtime state of endpoints and clusters (L1), index stable over config generations.
+
+What a crash could leave raised is sharded by worker, and the arbiter zeroes a dead worker's row. What is a verdict, or must be counted over
+all workers, is one shared word, written by atomic operations.
+"""
 from libc.stdint cimport uint32_t, uint64_t
 
-cdef struct EpCell:              # 64 bytes; shared verdicts
+cdef struct EpCell:              # 128 bytes; shared verdicts
     uint64_t tag                 # hash of cluster name and address: who owns this index; 0 = free
-    uint64_t ejected_until_ns    # CLOCK_MONOTONIC; by CAS (issue-wide later use); 0 = not ejected
+    uint64_t ejected_until_ns    # CLOCK_MONOTONIC; by CAS; 0 = not ejected
+    uint32_t in_row_5xx          # failures since the last success, as outlier detection counts them
+    uint32_t in_row_gateway
+    uint32_t in_row_local
+    uint32_t ejections           # multiplier of the ejection time
+    uint32_t probing             # an ejection is over, and one request finds out whether rightly: worker + 1; 0: nobody does
+    uint32_t health              # HE_*: active health checks
+    uint64_t since_ns            # CLOCK_MONOTONIC: when it was added, or came back (warm-up)
+    uint64_t ewma_ns             # peak-EWMA of the time to an answer's head
+    uint64_t ewma_at_ns          # when it was last moved
+    uint64_t swept_requests      # what the last interval of outlier detection ended with, all workers
+    uint64_t swept_failures
     uint64_t reserved[6]
+
+cdef enum:  # EpCell.health
+    HE_UNKNOWN = 0               # not checked: usable
+    HE_HEALTHY
+    HE_UNHEALTHY
 
 cdef struct EpShard:             # 32 bytes; one worker's share
     uint32_t active              # exchanges in flight: zeroed by the arbiter when the worker dies
@@ -15,3 +35,21 @@ cdef struct EpShard:             # 32 bytes; one worker's share
 
 cdef struct EpRow:               # a worker's row
     EpShard e[8192]
+
+cdef struct ClCell:              # 64 bytes; of a cluster
+    uint64_t tag                 # its id; 0 = free
+    uint64_t swept_ns            # CLOCK_MONOTONIC: when outlier detection last looked at all; by CAS: who sets it does it
+    uint32_t ejected             # endpoints that are ejected
+    uint32_t reserved0
+    uint64_t reserved[5]
+
+cdef struct ClShard:             # 32 bytes; one worker's share: the gauges of circuit breaking, zeroed when the worker dies
+    uint32_t active              # requests in flight
+    uint32_t pending             # ... that wait for a connection
+    uint32_t connections
+    uint32_t retries             # attempts beyond the first, in flight or in back-off
+    uint64_t overflows           # what a limit has refused, total
+    uint64_t reserved
+
+cdef struct ClRow:               # a worker's row
+    ClShard c[8192]

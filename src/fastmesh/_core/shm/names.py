@@ -16,6 +16,8 @@ COUNTER_NAMES = (
     "h2_continuations", "h2_pings", "h2_settings", "h2_empty_frames", "h2_updates", "h2_control_out",
     "h2_stalled",
     "up_streams", "up_refused", "rq_grpc",
+    # circuit breaking
+    "rq_overflow", "rq_pending_overflow", "up_cx_overflow", "rq_retry_overflow",
 )
 # Response flags as bits (RF_*): Envoy's letters.
 FLAG_NAMES = {

@@ -22,8 +22,15 @@ class Packer:
         self, name: str, *, service: str, endpoints: _Run, lb: int, flags: int, connect_timeout_ms: int,
         idle_timeout_ms: int, max_requests_per_connection: int, max_connections: int, max_streams: int,
         tls: int, sni: str,
-        sans: list[str], tls_policy: int,
+        sans: list[str], tls_policy: int, cell: int = 0,
     ) -> int: ...
+    def cluster_limits(
+        self, index: int, *, max_pending: int = 0, max_requests: int = 0, max_retries: int = 0,
+        budget_ppm: int = 0, budget_least: int = 0,
+    ) -> None: ...
+    def action_retry(
+        self, index: int, *, statuses: list[int], backoff_base_ms: int, backoff_most_ms: int, flags: int
+    ) -> None: ...
     def dest(self, *, cluster: int, weight: int, request_ops: _Run = (), response_ops: _Run = ()) -> int: ...
     def action(
         self, kind: int, *, status: int = 0, dests: _Run = (), total_weight: int = 0, request_ops: _Run = (),

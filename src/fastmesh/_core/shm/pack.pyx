@@ -170,6 +170,14 @@ cdef class Packer:
             (<SnapStr *>self.grow(V_STRS, sizeof(SnapStr)))[0] = s
         return a
 
+    cdef SnapArr u32_list(self, values) except *:
+        cdef SnapArr a
+        a.off = <uint32_t>self.v[V_U32S].n
+        a.n = <uint32_t>len(values)
+        for value in values:
+            (<uint32_t *>self.grow(V_U32S, sizeof(uint32_t)))[0] = value
+        return a
+
     def hdr_op(self, op: int, hid: int, name: str, value: str = "") -> int:
         cdef SnapStr n = self.text(name)
         cdef SnapStr v = self.text(value)
@@ -216,7 +224,8 @@ cdef class Packer:
         return self.count(V_ENDPOINTS, sizeof(SnapEndpoint)) - 1
 
     def cluster(self, name: str, *, service: str, endpoints: tuple, lb: int, flags: int, connect_timeout_ms: int, idle_timeout_ms: int,
-                max_requests_per_connection: int, max_connections: int, max_streams: int, tls: int, sni: str, sans: list[str], tls_policy: int) -> int:
+                max_requests_per_connection: int, max_connections: int, max_streams: int, tls: int, sni: str, sans: list[str], tls_policy: int,
+                cell: int = 0) -> int:
         """Add them in the order of cluster ids. `endpoints` are those added just before; total weight, CL_EQUAL and the stride come
         from them."""
         cdef SnapCluster k
@@ -249,8 +258,24 @@ cdef class Packer:
         k.sni = self.text(sni)
         k.sans = self.str_list(sans)
         k.tls_policy = tls_policy
+        k.cell = cell
         (<SnapCluster *>self.grow(V_CLUSTERS, sizeof(SnapCluster)))[0] = k
         return self.count(V_CLUSTERS, sizeof(SnapCluster)) - 1
+
+    cdef SnapCluster *cluster_at(self, index) except NULL:
+        if not 0 <= index < self.count(V_CLUSTERS, sizeof(SnapCluster)):
+            raise IndexError(f"cluster {index}")
+        return <SnapCluster *>self.v[V_CLUSTERS].p + <uint32_t>index
+
+    def cluster_limits(self, index: int, *, max_pending: int = 0, max_requests: int = 0, max_retries: int = 0, budget_ppm: int = 0,
+                       budget_least: int = 0) -> None:
+        """Circuit breaking and the retry budget of a cluster that was added; 0: no limit."""
+        cdef SnapCluster *k = self.cluster_at(index)
+        k.max_pending = max_pending
+        k.max_requests = max_requests
+        k.max_retries = max_retries
+        k.budget_ppm = budget_ppm
+        k.budget_least = budget_least
 
     def dest(self, *, cluster: int, weight: int, request_ops: tuple = (), response_ops: tuple = ()) -> int:
         """`weight` is cumulative within its action."""
@@ -287,8 +312,22 @@ cdef class Packer:
         a.per_try_timeout_ms = per_try_timeout_ms
         a.retries = retries
         a.retry_on = retry_on
+        a.rewrite_regex = a.cors = a.limit = NONE
         (<SnapAction *>self.grow(V_ACTIONS, sizeof(SnapAction)))[0] = a
         return self.count(V_ACTIONS, sizeof(SnapAction)) - 1
+
+    cdef SnapAction *action_at(self, index) except NULL:
+        if not 0 <= index < self.count(V_ACTIONS, sizeof(SnapAction)):
+            raise IndexError(f"action {index}")
+        return <SnapAction *>self.v[V_ACTIONS].p + <uint32_t>index
+
+    def action_retry(self, index: int, *, statuses: list[int], backoff_base_ms: int, backoff_most_ms: int, flags: int) -> None:
+        """How the retries of an action that was added are made."""
+        cdef SnapAction *a = self.action_at(index)
+        a.retry_statuses = self.u32_list(statuses)
+        a.backoff_base_ms = backoff_base_ms
+        a.backoff_most_ms = backoff_most_ms
+        a.flags |= flags
 
     def cond(self, *, on: int, op: int, flags: int, hid: int, name: str, value: str, number: int, regex: int = NONE) -> int:
         cdef SnapCond c
@@ -364,10 +403,7 @@ cdef class Packer:
         l.port = port
         l.flags = flags
         l.table = table
-        l.tls.off = <uint32_t>self.v[V_U32S].n
-        l.tls.n = <uint32_t>len(tls)
-        for index in tls:
-            (<uint32_t *>self.grow(V_U32S, sizeof(uint32_t)))[0] = index
+        l.tls = self.u32_list(tls)
         (<SnapListener *>self.grow(V_LISTENERS, sizeof(SnapListener)))[0] = l
         return self.count(V_LISTENERS, sizeof(SnapListener)) - 1
 
@@ -421,6 +457,7 @@ cdef class Packer:
             move(&a[i].redirect_host, blob)
             move(&a[i].redirect_path, blob)
             move(&a[i].body, blob)
+            move_arr(&a[i].retry_statuses, base[V_U32S])
         for i in range(self.count(V_DESTS, sizeof(SnapDest))):
             move_arr(&d[i].request_ops, base[V_HDROPS])
             move_arr(&d[i].response_ops, base[V_HDROPS])

@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastmesh._core.base.err cimport FM_OK
 from fastmesh._core.base.sys cimport (
     fm_cas32, fm_fence, fm_load_acquire, fm_load_relaxed32, write)
-from fastmesh._core.shm.cells cimport EpCell, EpRow
+from fastmesh._core.shm.cells cimport ClCell, ClRow, EpCell, EpRow
 from fastmesh._core.shm.layout cimport MAX_WORKERS, SNAP_SLOT_BYTES, SegHeader, WorkerSlot
 from fastmesh._core.shm.ring cimport Ring, ring_put
 from fastmesh._core.shm.snapshot cimport Snap, SnapHeader
@@ -20,6 +20,8 @@ cdef struct SegMap:
     Ring *ring                   # this worker's
     EpRow *rows                  # [workers]: rows[self_row] is this worker's
     EpCell *cells                # [EP_CELLS]
+    ClRow *cluster_rows          # [workers]
+    ClCell *cluster_cells        # [CL_CELLS]
     const char *snaps            # SNAP_SLOTS windows, read-only
     uint32_t workers
     uint32_t self_row
@@ -45,6 +47,8 @@ cdef class Segment:
     cdef Ring *ring_at(self, uint32_t i) noexcept
     cdef EpRow *rows_at(self) noexcept
     cdef EpCell *cells_at(self) noexcept
+    cdef ClRow *cluster_rows_at(self) noexcept
+    cdef ClCell *cluster_cells_at(self) noexcept
     cdef uint64_t oldest_in_use(self) noexcept
     cdef bint slot_free(self, uint32_t i, uint64_t oldest) noexcept
 

@@ -15,6 +15,7 @@ BYTES_BOUNDS: tuple[float, ...]
 LAYOUT_VERSION: int
 MAX_WORKERS: int
 EP_CELLS: int
+CL_CELLS: int
 RING_BYTES: int
 SNAP_SLOTS: int
 SNAP_SLOT_BYTES: int

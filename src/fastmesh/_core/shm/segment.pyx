@@ -14,14 +14,14 @@ from fastmesh._core.base.sys cimport (
     AF_INET, AF_INET6, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FM_STATIC_ASSERT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE,
     fallocate, fm_errno, fm_fence, fm_load_acquire, fm_load_acquire32, fm_load_relaxed, fm_load_relaxed32, fm_store_release,
     fm_store_release32, getpid, inet_ntop, mmap, munmap)
-from fastmesh._core.shm.cells cimport EpCell, EpRow, EpShard
+from fastmesh._core.shm.cells cimport ClCell, ClRow, ClShard, EpCell, EpRow, EpShard
 from fastmesh._core.shm.layout cimport (
-    EP_CELLS, LAYOUT_VERSION, MAX_WORKERS, ORDER_DRAIN, ORDER_NONE, ORDER_STOP, PEER_BYTES, PEER_SLOTS, RING_BYTES, SEG_MAGIC, SERIES_SLOTS,
+    CL_CELLS, EP_CELLS, LAYOUT_VERSION, MAX_WORKERS, ORDER_DRAIN, ORDER_NONE, ORDER_STOP, PEER_BYTES, PEER_SLOTS, RING_BYTES, SEG_MAGIC, SERIES_SLOTS,
     SNAP_SLOT_BYTES, SNAP_SLOTS, W_DRAINING, W_EMPTY, W_GONE, W_SERVING, W_STARTING, SegHeader, WorkerSlot)
 from fastmesh._core.shm.ring cimport LOG_STRS, RING_MAX_RECORD, LogRec, Ring, ring_empty, ring_get
 from fastmesh._core.shm.snapshot cimport (
     SnapAction, SnapCluster, SnapCond, SnapDest, SnapEndpoint, SnapFault, SnapHdrOp, SnapHeader, SnapHost, SnapListener, SnapRoute,
-    SnapTable, SnapTls, SnapVhost, SNAP_MAGIC, fnv64, snap_fault)
+    SnapLevel, SnapOutlier, SnapTable, SnapTls, SnapVhost, SNAP_MAGIC, fnv64, snap_fault)
 from fastmesh._core.shm.names import (
     COUNTER_NAMES, DIRECTION_NAMES, FLAG_NAMES, LOG_STRINGS, PROTOCOL_NAMES, SECURITY_NAMES, STATE_NAMES)
 from fastmesh._core.shm.stats cimport (
@@ -36,7 +36,7 @@ if len(COUNTER_NAMES) != ST_N or len(LOG_STRINGS) != LOG_STRS:
     raise ImportError("segment: names do not fit the layout")
 
 globals().update({
-    "LAYOUT_VERSION": <int>LAYOUT_VERSION, "MAX_WORKERS": <int>MAX_WORKERS, "EP_CELLS": <int>EP_CELLS, "RING_BYTES": <int>RING_BYTES,
+    "LAYOUT_VERSION": <int>LAYOUT_VERSION, "MAX_WORKERS": <int>MAX_WORKERS, "EP_CELLS": <int>EP_CELLS, "CL_CELLS": <int>CL_CELLS, "RING_BYTES": <int>RING_BYTES,
     "SNAP_SLOTS": <int>SNAP_SLOTS, "SNAP_SLOT_BYTES": <int>SNAP_SLOT_BYTES,
     "ORDER_NONE": <int>ORDER_NONE, "ORDER_DRAIN": <int>ORDER_DRAIN, "ORDER_STOP": <int>ORDER_STOP,
     "W_EMPTY": <int>W_EMPTY, "W_STARTING": <int>W_STARTING, "W_SERVING": <int>W_SERVING, "W_DRAINING": <int>W_DRAINING,
@@ -54,9 +54,12 @@ cdef void layout_is_as_written() noexcept nogil:
     FM_STATIC_ASSERT(sizeof(Series) == 1024)
     FM_STATIC_ASSERT(sizeof(SeriesTable) == 64 + 4096 + 1024 * 1024)
     FM_STATIC_ASSERT(sizeof(PeerTable) == 64 + 65536)
-    FM_STATIC_ASSERT(sizeof(EpCell) == 64)
+    FM_STATIC_ASSERT(sizeof(EpCell) == 128)
     FM_STATIC_ASSERT(sizeof(EpShard) == 32)
-    FM_STATIC_ASSERT(sizeof(EpRow) == 32 * 8192)
+    FM_STATIC_ASSERT(sizeof(EpRow) == 32 * EP_CELLS)
+    FM_STATIC_ASSERT(sizeof(ClCell) == 64)
+    FM_STATIC_ASSERT(sizeof(ClShard) == 32)
+    FM_STATIC_ASSERT(sizeof(ClRow) == 32 * CL_CELLS)
     FM_STATIC_ASSERT(sizeof(Ring) == 128)
     FM_STATIC_ASSERT(sizeof(LogRec) == 128)
     FM_STATIC_ASSERT(sizeof(SnapHeader) == 256)
@@ -68,8 +71,10 @@ cdef void layout_is_as_written() noexcept nogil:
     FM_STATIC_ASSERT(sizeof(SnapRoute) == 64)
     FM_STATIC_ASSERT(sizeof(SnapHdrOp) == 24)
     FM_STATIC_ASSERT(sizeof(SnapDest) == 32)
-    FM_STATIC_ASSERT(sizeof(SnapAction) == 128)
-    FM_STATIC_ASSERT(sizeof(SnapCluster) == 128)
+    FM_STATIC_ASSERT(sizeof(SnapAction) == 192)
+    FM_STATIC_ASSERT(sizeof(SnapOutlier) == 64)
+    FM_STATIC_ASSERT(sizeof(SnapLevel) == 16)
+    FM_STATIC_ASSERT(sizeof(SnapCluster) == 256)
     FM_STATIC_ASSERT(sizeof(SnapEndpoint) == 64)
     FM_STATIC_ASSERT(sizeof(SnapTls) == 96)
 
@@ -167,6 +172,10 @@ cdef class Segment:
         at = page_up(at + s.workers * sizeof(EpRow))
         h.off_epcells = at
         at = page_up(at + EP_CELLS * sizeof(EpCell))
+        h.off_clrows = at
+        at = page_up(at + s.workers * sizeof(ClRow))
+        h.off_clcells = at
+        at = page_up(at + CL_CELLS * sizeof(ClCell))
         h.off_rings = at
         at = page_up(at + s.workers * (sizeof(Ring) + RING_BYTES))
         h.magic = SEG_MAGIC
@@ -213,6 +222,12 @@ cdef class Segment:
 
     cdef EpCell *cells_at(self) noexcept:
         return <EpCell *>(self.base + self.hdr.off_epcells)
+
+    cdef ClRow *cluster_rows_at(self) noexcept:
+        return <ClRow *>(self.base + self.hdr.off_clrows)
+
+    cdef ClCell *cluster_cells_at(self) noexcept:
+        return <ClCell *>(self.base + self.hdr.off_clcells)
 
     def _row(self, i):
         if not 0 <= i < self.workers:
@@ -262,10 +277,13 @@ cdef class Segment:
         """The worker of this slot is dead: lower what it left raised. Its counters and series stay: the next process goes on with them."""
         cdef WorkerSlot *w = self.slot_at(self._row(i))
         cdef EpRow *row = self.rows_at() + <uint32_t>i
+        cdef ClRow *clusters = self.cluster_rows_at() + <uint32_t>i
         cdef uint32_t k
         for k in range(fm_load_acquire32(&self.hdr.cells_high)):
             row.e[k].active = 0
             row.e[k].connections = 0
+        for k in range(fm_load_acquire32(&self.hdr.clusters_high)):
+            clusters.c[k].active = clusters.c[k].pending = clusters.c[k].connections = clusters.c[k].retries = 0
         w.connections = w.active = w.upstreams = 0
         w.mem_bytes = 0
         w.pid = 0
@@ -554,6 +572,8 @@ cdef int segment_map(Segment seg, int slot, SegMap *out):
     out.ring = seg.ring_at(slot)
     out.rows = seg.rows_at()
     out.cells = seg.cells_at()
+    out.cluster_rows = seg.cluster_rows_at()
+    out.cluster_cells = seg.cluster_cells_at()
     out.snaps = seg.snaps
     out.workers = seg.workers
     out.self_row = slot

@@ -7,7 +7,7 @@ from fastmesh._core.base.view cimport Slice
 
 cdef enum:
     SNAP_MAGIC = 0x466d534e      # "FmSN"
-    SNAP_VERSION = 2
+    SNAP_VERSION = 3
     SNAP_NONE = 0xffffffff       # no index
     SNAP_MAX_PATTERN = 4096      # bytes of one regex
     SNAP_MAX_LABELS = 128        # labels of a wildcard host: more than a name can have
@@ -16,6 +16,7 @@ cdef enum:
     SNAP_MAX_VALUE = 8192        # bytes of a header value, path or host that config writes into a head: well below MSG_MAX_HEAD
     SNAP_MAX_HOST = 253          # bytes of a host name (RFC 1035), port not included
     SNAP_MAX_WEIGHT = 1000000    # of one endpoint or destination
+    MILLION = 1000000            # what parts per million are of
     SNAP_MAX_TOTAL = 16777216    # cumulative weight of a cluster or route: products with it stay within 64 bits
 
 cdef struct SnapStr:
@@ -143,7 +144,11 @@ cdef struct SnapDest:            # 32 bytes
     SnapArr response_ops
     uint32_t reserved[2]
 
-cdef struct SnapAction:          # 128 bytes
+cdef struct SnapMirror:          # 8 bytes: where copies of a request go
+    uint32_t cluster             # index of SnapCluster, or SNAP_NONE: unknown
+    uint32_t ppm                 # of the requests, in parts per million
+
+cdef struct SnapAction:          # 192 bytes
     uint8_t kind                 # ACT_*
     uint8_t rewrite_op           # RW_*
     uint16_t status              # redirect or direct response
@@ -162,7 +167,25 @@ cdef struct SnapAction:          # 128 bytes
     uint32_t per_try_timeout_ms
     uint32_t retries             # attempts beyond the first
     uint32_t retry_on            # RO_* bits
-    uint8_t reserved[28]
+    SnapArr retry_statuses       # uint32, with RO_STATUSES
+    uint32_t backoff_base_ms     # full jitter: attempt n waits up to (2^n - 1) * base, at most backoff_most_ms
+    uint32_t backoff_most_ms
+    uint32_t flags               # AF_*
+    uint32_t delay_ppm           # fault injection: how many requests, in parts per million, wait ...
+    uint32_t delay_ms            # ... so long first
+    uint32_t abort_ppm           # ... and how many are answered ...
+    uint16_t abort_status        # ... with this status
+    uint8_t abort_grpc           # ... or this gRPC status + 1 (0: none)
+    uint8_t reserved0
+    uint32_t rewrite_regex       # index into regexes, or SNAP_NONE: what rewrite_path replaces (\\1 is a group)
+    SnapArr mirrors              # SnapMirror
+    uint32_t cors                # index of SnapCors, or SNAP_NONE
+    uint32_t limit               # index of SnapLimit, or SNAP_NONE
+    uint8_t reserved[36]
+
+cdef enum:  # SnapAction.flags
+    AF_RETRY_ANYWHERE = 1        # retryRemoteLocalities
+    AF_RETRY_SAME = 2            # retryIgnorePreviousHosts: false
 
 cdef enum:  # SnapAction.retry_on
     RO_CONNECT_FAILURE = 1
@@ -177,13 +200,54 @@ cdef enum:  # SnapAction.retry_on
     RO_DEADLINE_EXCEEDED = 512
     RO_INTERNAL = 1024
     RO_RESOURCE_EXHAUSTED = 2048
+    RO_STATUSES = 4096           # retriable-status-codes: those of retry_statuses
+    RO_RATELIMITED = 8192        # envoy-ratelimited: x-envoy-ratelimited in the answer
+    RO_LAST = RO_RATELIMITED
 
 cdef enum:  # SnapCluster.lb
     LB_ROUND_ROBIN = 0
     LB_LEAST_REQUEST
     LB_RANDOM
+    LB_PEAK_EWMA
+    LB_RING_HASH
+    LB_MAGLEV
 
-cdef struct SnapCluster:         # 128 bytes; the array is sorted by id
+cdef struct SnapOutlier:         # 64 bytes: when an endpoint is ejected; a count of 0 is no reason
+    uint32_t consecutive_5xx
+    uint32_t consecutive_gateway
+    uint32_t consecutive_local   # with OF_SPLIT only: connection failures and timeouts, which else count as 5xx
+    uint32_t interval_ms
+    uint32_t base_ms             # of an ejection; times how often in a row
+    uint32_t most_ms
+    uint8_t max_percent          # of the cluster's endpoints; one may always be ejected
+    uint8_t flags                # OF_*
+    uint16_t reserved0
+    uint32_t rate_hosts          # success rate: at least so many endpoints ...
+    uint32_t rate_volume         # ... with so many requests in the interval each ...
+    uint32_t rate_stdev_milli    # ... and below mean - stdev * this / 1000 (0: off)
+    uint32_t failure_percent     # failure percentage from which on (0: off)
+    uint32_t failure_hosts
+    uint32_t failure_volume
+    uint32_t reserved[3]
+
+cdef enum:  # SnapOutlier.flags
+    OF_ON = 1                    # an outlierDetection is there
+    OF_SPLIT = 2                 # splitExternalLocalOriginErrors
+
+cdef enum:  # SnapCluster.hash_on
+    HASH_NONE = 0
+    HASH_HEADER
+    HASH_COOKIE
+    HASH_SOURCE
+    HASH_QUERY
+
+cdef struct SnapLevel:           # 16 bytes: a run of a cluster's endpoints that are equally near
+    uint32_t first               # within the cluster's endpoints
+    uint32_t n
+    uint32_t total_weight
+    uint32_t reserved
+
+cdef struct SnapCluster:         # 256 bytes; the array is sorted by id
     uint64_t id                  # FNV-1a 64 of the name: stable over generations
     SnapStr name                 # outbound|9080|v1|reviews.default.svc.cluster.local
     SnapStr service              # destination_service label
@@ -195,14 +259,36 @@ cdef struct SnapCluster:         # 128 bytes; the array is sorted by id
     uint32_t connect_timeout_ms
     uint32_t idle_timeout_ms     # of pooled connections
     uint32_t max_requests_per_connection   # 0: no limit
-    uint32_t max_connections     # per worker; 0: no limit
+    uint32_t max_connections     # of all workers, as all four limits; 0: no limit
     uint32_t tls                 # index of SnapTls for endpoints with EP_TLS, or SNAP_NONE
     SnapStr sni
     SnapArr sans                 # SnapStr: peer identities that are accepted; empty with CL_VERIFY_SAN: none is
     uint64_t tls_policy          # hash of context, sni, sans: a pooled connection is used only under the policy it was made with
     uint32_t rr_stride           # ROUND_ROBIN with weights: coprime to total_weight, about its golden section; see policy/lb.pyx
     uint32_t max_streams         # of one HTTP/2 connection; 0: what the peer allows
-    uint8_t reserved[32]
+    uint32_t cell                # index into ClCell
+    uint32_t max_pending         # requests that wait for a connection
+    uint32_t max_requests        # in flight
+    uint32_t max_retries         # attempts beyond the first, in flight or in back-off
+    uint32_t budget_ppm          # ... or this share of the requests in flight, in parts per million (0: no budget) ...
+    uint32_t budget_least        # ... and always so many
+    uint32_t panic_percent       # with fewer healthy endpoints all are used (minHealthPercent); 0: never
+    SnapOutlier outlier
+    uint8_t hash_on              # HASH_*: what LB_RING_HASH and LB_MAGLEV go by
+    uint8_t reserved1[3]
+    uint32_t hash_ttl_s          # of a cookie that the proxy makes; 0: a session's
+    SnapStr hash_name            # header, cookie or query parameter
+    SnapStr hash_path            # of a cookie
+    SnapArr hash_table           # uint32 places within the endpoints
+    uint32_t warm_ms             # slow start of a new endpoint; 0: none
+    uint16_t warm_least_percent
+    uint16_t warm_aggression_centi
+    uint32_t decay_ms            # LB_PEAK_EWMA
+    SnapArr levels               # SnapLevel, nearest first; empty: one level
+    uint32_t keepalive_time_s    # TCP keep-alive; 0: the system's
+    uint32_t keepalive_interval_s
+    uint32_t keepalive_probes
+    uint32_t reserved2
 
 cdef enum:  # SnapCluster.flags
     CL_EQUAL = 1

@@ -7,10 +7,10 @@ let config write into the wire format (line ends in header values). It knows not
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastmesh._core.base.err cimport FM_ESNAP, FM_OK
-from fastmesh._core.shm.layout cimport EP_CELLS, SNAP_SLOT_BYTES
+from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS, SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
     ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, CF_IGNORE_CASE, CF_NOT, CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_VERIFY_SAN, EP_TLS, HOP_REMOVE, L_INBOUND,
-    LB_RANDOM, LF_HTTPS_REDIRECT, ON_PORT, OP_ANY, OP_PATH_PREFIX, OP_PRESENT, OP_REGEX, RO_RESOURCE_EXHAUSTED, RW_FULL, SNAP_MAGIC, SNAP_MAX_HOST,
+    AF_RETRY_ANYWHERE, AF_RETRY_SAME, HASH_NONE, HASH_QUERY, LB_MAGLEV, LB_RING_HASH, LF_HTTPS_REDIRECT, MILLION, ON_PORT, OP_ANY, OP_PATH_PREFIX, OP_PRESENT, OP_REGEX, RO_LAST, RW_FULL, SNAP_MAGIC, SNAP_MAX_HOST,
     SNAP_MAX_LABELS, SNAP_MAX_NAME, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_MAX_TOTAL, SNAP_MAX_VALUE, SNAP_MAX_WEIGHT, SNAP_NONE, SNAP_VERSION, TF_SERVER,
     TF_TICKETS, TF_VERIFY, TLS_DISABLE, TLS_PERMISSIVE, Snap, SnapAction, SnapArr, SnapCluster, SnapCond, SnapDest, SnapEndpoint,
     SnapFault, SnapHdrOp, SnapHeader, SnapHost, SnapListener, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, host_hash)
@@ -276,7 +276,7 @@ cdef int check_actions(Check *c) noexcept nogil:
     cdef uint32_t i
     cdef int rc
     for i in range(c.h.actions.n):
-        if a[i].kind > ACT_DIRECT or a[i].rewrite_op > RW_FULL or a[i].retry_on >= 2 * RO_RESOURCE_EXHAUSTED:
+        if a[i].kind > ACT_DIRECT or a[i].rewrite_op > RW_FULL or a[i].retry_on >= 2 * RO_LAST:
             return fault(c, b"actions", i, b"kind, rewrite or retry condition unknown")
         if not within(c.h.dests, sizeof(SnapDest), a[i].dests):
             return fault(c, b"actions", i, b"destinations out of bounds")
@@ -285,6 +285,18 @@ cdef int check_actions(Check *c) noexcept nogil:
         if not token_ok(c, a[i].rewrite_path) or not token_ok(c, a[i].rewrite_host) or not token_ok(c, a[i].redirect_scheme) \
                 or not token_ok(c, a[i].redirect_host) or not token_ok(c, a[i].redirect_path) or not str_ok(c, a[i].body):
             return fault(c, b"actions", i, b"string out of bounds, or with a character that must not be in a request line or header")
+        if not within(c.h.u32s, sizeof(uint32_t), a[i].retry_statuses):
+            return fault(c, b"actions", i, b"retry statuses out of bounds")
+        if a[i].backoff_base_ms > a[i].backoff_most_ms or a[i].flags & ~<uint32_t>(AF_RETRY_ANYWHERE | AF_RETRY_SAME):
+            return fault(c, b"actions", i, b"back-off or flag out of range")
+        if a[i].delay_ppm > MILLION or a[i].abort_ppm > MILLION or a[i].abort_grpc > 17:
+            return fault(c, b"actions", i, b"fault out of range")
+        if a[i].abort_ppm and a[i].abort_grpc == 0 and not 200 <= a[i].abort_status <= 599:
+            return fault(c, b"actions", i, b"not a final status")
+        if a[i].rewrite_regex != SNAP_NONE and a[i].rewrite_regex >= c.h.regexes.n:
+            return fault(c, b"actions", i, b"no such pattern")
+        if a[i].mirrors.n or a[i].cors != SNAP_NONE or a[i].limit != SNAP_NONE:
+            return fault(c, b"actions", i, b"no such mirror, CORS policy or rate limit")
         if a[i].redirect_port > 65535:
             return fault(c, b"actions", i, b"port out of range")
         if a[i].kind == ACT_REDIRECT and not 300 <= a[i].status <= 399:
@@ -310,16 +322,31 @@ cdef int check_actions(Check *c) noexcept nogil:
 
 cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept nogil:
     cdef const SnapEndpoint *e = <const SnapEndpoint *>(c.base + k.endpoints.off)
+    cdef const uint32_t *places
     cdef uint64_t sum = 0
     cdef uint32_t i
     if not str_ok(c, k.name) or not str_ok(c, k.service) or not str_ok(c, k.sni):
         return fault(c, b"clusters", index, b"string out of bounds")
     if k.id != fnv64(c.base + k.name.off, k.name.n):
         return fault(c, b"clusters", index, b"id is not that of the name")
-    if k.lb > LB_RANDOM or k.flags & ~<uint32_t>(CL_EQUAL | CL_VERIFY_SAN | CL_H2 | CL_AS_CLIENT):
+    if k.lb > LB_MAGLEV or k.flags & ~<uint32_t>(CL_EQUAL | CL_VERIFY_SAN | CL_H2 | CL_AS_CLIENT):
         return fault(c, b"clusters", index, b"load balancing or flag unknown")
     if k.tls != SNAP_NONE and k.tls >= c.h.tls.n:
         return fault(c, b"clusters", index, b"no such TLS context")
+    if k.cell >= CL_CELLS:
+        return fault(c, b"clusters", index, b"no such cell")
+    if k.budget_ppm > MILLION or k.panic_percent > 100 or k.outlier.max_percent > 100 or k.outlier.failure_percent > 100:
+        return fault(c, b"clusters", index, b"more than 100 percent")
+    if k.hash_on > HASH_QUERY or (k.lb >= LB_RING_HASH) != (k.hash_on != HASH_NONE):
+        return fault(c, b"clusters", index, b"hash unknown, or of no use")
+    if k.levels.n or not str_ok(c, k.hash_name) or not str_ok(c, k.hash_path) or not within(c.h.u32s, sizeof(uint32_t), k.hash_table):
+        return fault(c, b"clusters", index, b"levels, strings or hash table out of bounds")
+    places = <const uint32_t *>(c.base + k.hash_table.off)
+    if k.lb >= LB_RING_HASH and k.endpoints.n and k.hash_table.n == 0:
+        return fault(c, b"clusters", index, b"no hash table")
+    for i in range(k.hash_table.n):
+        if places[i] >= k.endpoints.n:
+            return fault(c, b"clusters", index, b"a hash table with a place that no endpoint has")
     if not within(c.h.strs, sizeof(SnapStr), k.sans):
         return fault(c, b"clusters", index, b"identities out of bounds")
     if not within(c.h.endpoints, sizeof(SnapEndpoint), k.endpoints):

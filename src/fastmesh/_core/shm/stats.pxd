@@ -52,6 +52,10 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_UP_STREAMS                # requests sent as streams of a shared HTTP/2 connection
     ST_UP_REFUSED                # REFUSED_STREAM, or above the last id of a GOAWAY: not seen by the upstream
     ST_RQ_GRPC
+    ST_RQ_OVERFLOW               # UO: max_requests of the cluster
+    ST_RQ_PENDING_OVERFLOW       # UO: too many wait for a connection, or one has for too long
+    ST_UP_CX_OVERFLOW            # a request waits because no connection may be opened
+    ST_RQ_RETRY_OVERFLOW         # a retry that the budget or max_retries did not allow
     ST_N                         # must be last
 
 cdef enum:

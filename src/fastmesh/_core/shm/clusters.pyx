@@ -1,0 +1,80 @@
+"""BORDER (L1): the cells of clusters as Python sees them: who owns which, and what they say. For the agent and its views."""
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from fastmesh._core.base.sys cimport fm_load_acquire, fm_load_acquire32, fm_load_relaxed, fm_load_relaxed32, fm_store_release32
+from fastmesh._core.shm.cells cimport ClCell, ClShard
+from fastmesh._core.shm.layout cimport CL_CELLS, SNAP_SLOT_BYTES
+from fastmesh._core.shm.segment cimport Segment
+from fastmesh._core.shm.snapshot cimport SnapCluster, SnapHeader
+
+
+cdef uint32_t index_of(i) except? 0:
+    if not 0 <= i < CL_CELLS:
+        raise IndexError(f"cluster cell {i} of {CL_CELLS}")
+    return i
+
+
+def published_ids(segment: Segment) -> set[int]:
+    """The ids of all clusters that the published generation names."""
+    cdef uint64_t now = fm_load_acquire(&segment.hdr.current)
+    cdef const char *p = segment.snaps + (now & 0xff) * <size_t>SNAP_SLOT_BYTES
+    cdef const SnapHeader *h = <const SnapHeader *>p
+    cdef const SnapCluster *k
+    cdef uint32_t i
+    if now == 0:
+        return set()
+    k = <const SnapCluster *>(p + h.clusters.off)
+    return {k[i].id for i in range(h.clusters.n)}
+
+
+def owners(segment: Segment) -> dict[int, int]:
+    """Which cluster id owns which cell."""
+    cdef ClCell *c = segment.cluster_cells_at()
+    cdef uint32_t i
+    return {c[i].tag: i for i in range(fm_load_acquire32(&segment.hdr.clusters_high)) if c[i].tag}
+
+
+def take(segment: Segment, cell: int, owner: int) -> None:
+    """The cell belongs to this cluster from now on."""
+    cdef uint32_t i = index_of(cell)
+    segment.cluster_cells_at()[i].tag = owner
+    if i >= segment.hdr.clusters_high:
+        fm_store_release32(&segment.hdr.clusters_high, i + 1)
+
+
+def quiet(segment: Segment, cell: int) -> bool:
+    """No worker has a request or a connection there."""
+    cdef uint32_t i = index_of(cell)
+    cdef uint32_t w
+    cdef ClShard *c
+    for w in range(segment.workers):
+        c = &segment.cluster_rows_at()[w].c[i]
+        if fm_load_relaxed32(&c.active) or fm_load_relaxed32(&c.connections) or fm_load_relaxed32(&c.retries):
+            return False
+    return True
+
+
+def release(segment: Segment, cell: int) -> None:
+    """Forget all about it; only for one that is quiet and that no generation in use names."""
+    cdef uint32_t i = index_of(cell)
+    cdef uint32_t w
+    for w in range(segment.workers):
+        memset(&segment.cluster_rows_at()[w].c[i], 0, sizeof(ClShard))
+    memset(&segment.cluster_cells_at()[i], 0, sizeof(ClCell))
+
+
+def stats(segment: Segment, cell: int) -> dict[str, int]:
+    """The gauges of circuit breaking, summed over the workers, what the limits have refused, and how many endpoints are ejected."""
+    cdef uint32_t i = index_of(cell)
+    cdef uint32_t w
+    cdef ClShard *c
+    sums = dict.fromkeys(("active", "pending", "connections", "retries", "overflows"), 0)
+    for w in range(segment.workers):
+        c = &segment.cluster_rows_at()[w].c[i]
+        sums["active"] += fm_load_relaxed32(&c.active)
+        sums["pending"] += fm_load_relaxed32(&c.pending)
+        sums["connections"] += fm_load_relaxed32(&c.connections)
+        sums["retries"] += fm_load_relaxed32(&c.retries)
+        sums["overflows"] += fm_load_relaxed(&c.overflows)
+    return {**sums, "ejected": fm_load_relaxed32(&segment.cluster_cells_at()[i].ejected)}
