@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastmesh.compile.snapshot import CellMap, pack
+from fastmesh.compile.cells import CellMap
+from fastmesh.compile.snapshot import pack
 
 Conf = dict[str, Any]
 

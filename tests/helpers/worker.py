@@ -17,7 +17,8 @@ from typing import Any
 from fastmesh._core.proxy.worker import run_worker
 
 from fastmesh._core.shm.segment import Segment
-from fastmesh.compile.snapshot import CellMap, pack
+from fastmesh.compile.cells import CellMap
+from fastmesh.compile.snapshot import pack
 from helpers.net import wait_for
 
 Handler = Callable[["Peer"], None]

@@ -28,7 +28,8 @@ class Publisher:
     """Publishes configs one after the other; of several that wait only the newest is published."""
 
     def __init__(self, loop: Loop, segment: Any, log: Log) -> None:
-        from fastmesh.compile.snapshot import CellMap, pack  # type: ignore[import-not-found,unused-ignore]
+        from fastmesh.compile.cells import CellMap
+        from fastmesh.compile.snapshot import pack
 
         self._pack = pack
         self._loop = loop

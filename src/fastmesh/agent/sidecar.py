@@ -181,7 +181,8 @@ class Sidecar:
 
     def _blame(self, state: dict[str, Any], fragments: Fragments, reason: str) -> None:
         """The whole cannot be served: find the topics that are to blame and serve the others."""
-        from fastmesh.compile.snapshot import CellMap, pack
+        from fastmesh.compile.cells import CellMap
+        from fastmesh.compile.snapshot import pack
 
         problems = {}
         for topic, fragment in fragments.items():

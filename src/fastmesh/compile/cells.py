@@ -1,6 +1,5 @@
-"""Which endpoint and which cluster has which cell of shared memory: stable over generations, for what is learnt lives there.
-
-Knows tags and ids, nothing of what a cell holds.
+"""Which endpoint and which cluster has which cell of shared memory, stable over generations: what is learnt
+lives there. Knows tags and ids, nothing of what a cell holds.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from fastmesh.model.fields import (
     List,
     Map,
     Message,
+    Number,
     Type,
 )
 from fastmesh.model.schema import KINDS, SERVER_SIDE_METADATA
@@ -39,9 +40,13 @@ of a file are told at once, with file and line. This page is generated from the 
 - A host without a dot is a service of the rule's namespace: `reviews` is
   `reviews.default.svc.cluster.local`. Rules in the namespace `istio-system` are mesh-wide.
 - `retryOn` takes
-  {retry_on}.
-  Routes that forward are retried twice by default, on `connect-failure`, `refused-stream`, `unavailable` and
-  `cancelled` (Istio's default); `retries.attempts: 0` turns it off.
+  {retry_on},
+  and statuses as numbers. Routes that forward are retried twice by default, on `connect-failure`,
+  `refused-stream`, `unavailable` and `cancelled` (Istio's default); `retries.attempts: 0` turns it off.
+  Whatever a route says, retries of a cluster are at most 20 % of its requests in flight, and always 3
+  (`trafficPolicy.retryBudget` sets both).
+- Limits are on by default and hold for all workers of a proxy together: 1024 connections, 1024 requests that
+  wait for one, 1024 requests in flight (Envoy's defaults; Istio has none). Above them: 503 with the flag UO.
 - `exportTo` takes `"*"` only. A port of a ServiceEntry without `protocol` speaks what its name begins with
   (`http2-web`, `grpc`); OPERATIONS.md says what follows from a protocol. TCP is refused.
 
@@ -79,6 +84,8 @@ def describe(type_: Type) -> str:
         return ", ".join(f"`{v}`" for v in type_.values) + later
     if isinstance(type_, Int):
         return f"{type_.low} to {type_.high}"
+    if isinstance(type_, Number):
+        return f"number from {type_.low:g} to {type_.high:g}"
     if isinstance(type_, Duration):
         return "duration" + (", `0s` for none" if type_.zero else "")
     return {Bool: "boolean", Bytes: "base64"}.get(type(type_), "string")

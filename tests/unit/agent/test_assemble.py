@@ -10,7 +10,8 @@ import pytest
 from shim.shm_shim import Frozen
 
 from fastmesh.agent.assemble import CLIENT, SERVER, Problem, assemble, identity_contexts, read_pem
-from fastmesh.compile.snapshot import CellMap, pack
+from fastmesh.compile.cells import CellMap
+from fastmesh.compile.snapshot import pack
 
 SPEC: Any = {
     "bundle": {}, "service": "web", "namespace": "default", "version": "v1", "app": ("127.0.0.1", 9080),

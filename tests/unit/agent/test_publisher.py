@@ -59,7 +59,8 @@ class Bench:
     def __init__(self) -> None:
         self.workers = Workers()
         self.loop = Loop(self.failed)
-        self.publisher = Publisher(self.loop, self.workers, Log("t", fd=-1))
+        self.publisher = Publisher(self.loop, self.workers.segment, Log("t", fd=-1))
+        self.publisher._segment = self.workers  # the cells are the segment's own
         self.told: list[tuple[str, int, str]] = []
 
     def failed(self, error: BaseException) -> None:

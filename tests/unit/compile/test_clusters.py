@@ -9,8 +9,9 @@ import pytest
 import yaml
 from shim.shm_shim import Frozen
 
+from fastmesh.compile.cells import CellMap
 from fastmesh.compile.edge import compile_edge
-from fastmesh.compile.snapshot import CellMap, pack
+from fastmesh.compile.snapshot import pack
 from fastmesh.model.load import load_dicts
 
 HOST = "b.example"

@@ -9,11 +9,12 @@ import msgpack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fastmesh.compile.cells import CellMap
 from fastmesh.compile.edge import compile_edge
 from fastmesh.compile.fragment import localize
 from fastmesh.compile.services import Workload, World, compile_services
-from fastmesh.compile.snapshot import CellMap, pack
-from fastmesh.model.fields import Bool, Bytes, Duration, Enum, Int, List, Map, Message, Type
+from fastmesh.compile.snapshot import pack
+from fastmesh.model.fields import Bool, Bytes, Duration, Enum, Int, List, Map, Message, Number, Type
 from fastmesh.model.formats import is_ip
 from fastmesh.model.load import load_dicts
 from fastmesh.model.problems import ConfigError, Origin, Problem, Reporter, errors_of
@@ -89,6 +90,8 @@ def values(type_: Type) -> st.SearchStrategy[Any]:
         return st.sampled_from([v for v in (1, 80, 443, 200, 301, type_.high) if accepted(type_, v)])
     if isinstance(type_, Duration):
         return st.sampled_from(["1s", "1ms", "1h"])
+    if isinstance(type_, Number):
+        return st.sampled_from([type_.low, (type_.low + type_.high) / 2, type_.high])
     if isinstance(type_, Bool):
         return st.booleans()
     if isinstance(type_, Bytes):

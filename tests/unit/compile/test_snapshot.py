@@ -10,7 +10,7 @@ from shim.policy_shim import Balancer, Request, Router, header_id
 from shim.shm_shim import Frozen, WorkerView
 
 from fastmesh._core.shm import segment as seg
-from fastmesh.compile.snapshot import CellMap
+from fastmesh.compile.cells import CellMap
 from fastmesh.compile.tables import HEADER_IDS, RETRY_ON, normal_domain
 from helpers.irconf import cluster, config, packed, route, vhost
 

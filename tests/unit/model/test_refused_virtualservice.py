@@ -230,20 +230,20 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     (
         "VirtualService",
         "http[0].retries",
-        {"attempts": 1, "retryOn": "connect-failure,5xx"},
-        "http[0].retries.retryOn: 5xx: not implemented yet",
+        {"attempts": 1, "retryOn": "connect-failure,envoy-ratelimited"},
+        "http[0].retries.retryOn: envoy-ratelimited: not implemented yet",
     ),
     (
         "VirtualService",
         "http[0].retries",
-        {"attempts": 1, "retryOn": "503"},
-        "http[0].retries.retryOn: 503: not implemented yet",
+        {"attempts": 1, "retryOn": "5xx,103"},
+        'http[0].retries.retryOn: "103" is not a retry condition',
     ),
     (
         "VirtualService",
         "http[0].retries",
-        {"attempts": 1, "retryOn": "unavailable,retriable-status-codes"},
-        "http[0].retries.retryOn: retriable-status-codes: not implemented yet",
+        {"attempts": 1, "retryOn": ",".join(str(s) for s in range(400, 417))},
+        "http[0].retries.retryOn: names more than 16 statuses",
     ),
     (
         "VirtualService",
@@ -272,8 +272,8 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     (
         "VirtualService",
         "http[0].retries",
-        {"attempts": 1, "backoff": "1s"},
-        "http[0].retries.backoff: not implemented yet",
+        {"attempts": 1, "backoff": "301s"},
+        "http[0].retries.backoff: must be at most 300s",
     ),
     (
         "VirtualService",

@@ -57,6 +57,7 @@ API = {
     "TrafficPolicy": "loadBalancer connectionPool outlierDetection tls portLevelSettings tunnel "
     "proxyProtocol "
     "retryBudget",
+    "TrafficPolicyRetryBudget": "percent minRetryConcurrency budgetInterval",
     "VirtualService": "hosts gateways http tls tcp exportTo",
     "WorkloadEntry": "address ports labels network locality weight serviceAccount",
 }
@@ -112,12 +113,11 @@ NOT_YET = {
     "http[0].mirror_percent http[0].mirrorPercentage http[0].corsPolicy http[0].match[0].sourceLabels "
     "http[0].match[0].sourceNamespace http[0].match[0].statPrefix",
     "DestinationRule": "workloadSelector trafficPolicy.outlierDetection trafficPolicy.tunnel "
-    "trafficPolicy.proxyProtocol trafficPolicy.retryBudget trafficPolicy.loadBalancer.consistentHash "
+    "trafficPolicy.proxyProtocol trafficPolicy.loadBalancer.consistentHash "
     "trafficPolicy.loadBalancer.localityLbSetting trafficPolicy.loadBalancer.zoneAwareLbSetting "
     "trafficPolicy.loadBalancer.warmup trafficPolicy.loadBalancer.warmupDurationSecs "
     "trafficPolicy.connectionPool.tcp.tcpKeepalive trafficPolicy.connectionPool.tcp.maxConnectionDuration "
-    "trafficPolicy.connectionPool.tcp.idleTimeout trafficPolicy.connectionPool.http.http1MaxPendingRequests "
-    "trafficPolicy.connectionPool.http.http2MaxRequests trafficPolicy.connectionPool.http.maxRetries "
+    "trafficPolicy.connectionPool.tcp.idleTimeout "
     "trafficPolicy.connectionPool.http.http2KeepAlive trafficPolicy.tls.credentialName "
     "trafficPolicy.tls.caCrl",
     "Gateway": "servers[0].defaultEndpoint servers[0].tls.caCrl servers[0].tls.credentialName "

@@ -360,12 +360,6 @@ WARNED: list[tuple[str, str, Any, str]] = [
     ),
     (
         "DestinationRule",
-        "trafficPolicy.connectionPool.tcp.maxConnections",
-        5,
-        "trafficPolicy.connectionPool.tcp.maxConnections: is counted by each worker, not by the whole proxy",
-    ),
-    (
-        "DestinationRule",
         "trafficPolicy.connectionPool.http",
         {"useClientProtocol": True, "h2UpgradePolicy": "UPGRADE"},
         "trafficPolicy.connectionPool.http.h2UpgradePolicy: has no effect beside useClientProtocol, "

@@ -11,7 +11,7 @@ from shim.policy_shim import Balancer, Request, Router
 from shim.shm_shim import Frozen, WorkerView, checksum
 
 from fastmesh._core.shm.pack import Packer
-from fastmesh._core.shm.segment import EP_CELLS, Segment
+from fastmesh._core.shm.segment import CL_CELLS, EP_CELLS, Segment
 from helpers.irconf import cluster, config, packed, route, vhost
 
 HEADER = 256
@@ -240,7 +240,15 @@ def test_every_length_but_the_right_one_is_refused():
     [
         (("clusters", 0, "<Q", 1), ("clusters", "id is not that of the name")),
         (("clusters", 32, "<I", 9999), ("clusters", "weights do not add up")),
-        (("clusters", 36, "<B", 3), ("clusters", "load balancing or flag unknown")),
+        (("clusters", 36, "<B", 6), ("clusters", "load balancing or flag unknown")),
+        (("clusters", 36, "<B", 4), ("clusters", "hash unknown, or of no use")),
+        (("clusters", 96, "<I", CL_CELLS), ("clusters", "no such cell")),
+        (("clusters", 112, "<I", 1_000_001), ("clusters", "more than 100 percent")),
+        (("clusters", 188, "<B", 1), ("clusters", "hash unknown, or of no use")),
+        (("actions", 100, "<II", 8, 9), ("actions", "retry statuses out of bounds")),
+        (("actions", 108, "<II", 9, 8), ("actions", "back-off or flag out of range")),
+        (("actions", 120, "<I", 1_000_001), ("actions", "fault out of range")),
+        (("actions", 136, "<I", 999), ("actions", "no such pattern")),
         (("endpoints", 0, "<B", 5), ("endpoints", "address family, flag or cell unknown")),
         (("endpoints", 4, "<I", EP_CELLS), ("endpoints", "address family, flag or cell unknown")),
         (("endpoints", 24, "<I", 0), ("endpoints", "weight out of range")),

@@ -232,12 +232,18 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
         answer(ex, RE_OVERFLOW)
         return
     ex.cluster_cell = c.cell
-    pick(ex, m, False)
+    pick(ex, m, AS_TRY)
 
 
 # ---- PICK, CONNECT ---------------------------------------------------------------------------------------------------------------
 
-cdef void pick(Exchange *ex, Msg *m, bint fresh) noexcept nogil:
+cdef enum:  # what a choice of an endpoint is
+    AS_TRY = 0                   # one more attempt
+    AS_BEFORE                    # the same attempt: it has not got a connection yet
+    AS_MOVED                     # the same, on a new connection: a pooled one has failed
+
+
+cdef void pick(Exchange *ex, Msg *m, int how) noexcept nogil:
     # m: the request head where it is at hand; NULL: it has been kept
     cdef Worker *w = ex.w
     cdef const SnapCluster *c
@@ -259,18 +265,18 @@ cdef void pick(Exchange *ex, Msg *m, bint fresh) noexcept nogil:
     v.self_row = w.seg.self_row
     v.now_ns = w.r.now_ns
     v.rr = w.rr
-    ep = lb_pick(&w.snap, c, &v, &w.rng, SNAP_NONE if fresh else ex.last_cell)
+    ep = lb_pick(&w.snap, c, &v, &w.rng, ex.last_cell if how == AS_TRY else SNAP_NONE)
     if ep == NULL:
         answer(ex, FM_ENOHEALTHY)
         return
     ex.cell = ep.cell
     w.seg.rows[w.seg.self_row].e[ep.cell].active += 1
     w.seg.rows[w.seg.self_row].e[ep.cell].requests += 1
-    if not fresh and ex.tries < 255:
+    if how == AS_TRY and ex.tries < 255:
         ex.tries += 1
     ex.flags &= ~<uint32_t>(XF_HEAD_SENT | XF_REUSED)
     ex.phase = PH_CONNECT
-    rc = upstream_acquire(ex, c, ep, fresh)
+    rc = upstream_acquire(ex, c, ep, how == AS_MOVED)
     if rc == FM_OK:
         ex.flags |= XF_REUSED
         send_request(ex, m)
@@ -290,7 +296,7 @@ cdef void exchange_up_ready(Exchange *ex) noexcept nogil:
 
 cdef void exchange_up_other(Exchange *ex) noexcept nogil:
     pending_over(ex)
-    pick(ex, NULL, True)
+    pick(ex, NULL, AS_BEFORE)
     if ex.phase != PH_DONE and ex.up != NULL:
         ex.uops.flush(ex)
 
@@ -408,7 +414,7 @@ cdef void exchange_up_failed(Exchange *ex, int code) noexcept nogil:
             stat_inc(w.seg.stats, ST_RQ_RETRY_REUSED)
             if ex.up != NULL:
                 ex.uops.abort(ex)
-            pick(ex, NULL, True)
+            pick(ex, NULL, AS_MOVED)
             return
     retry_or_answer(ex, code)
 
@@ -435,7 +441,7 @@ cdef void on_timer(void *arg, uint64_t now_ms) noexcept nogil:
     if ex.deadline_ms:
         timer_set(&ex.w.r.wheel, &ex.timer, ex.deadline_ms)
     if ex.phase == PH_PICK:
-        pick(ex, NULL, False)
+        pick(ex, NULL, AS_TRY)
         if ex.phase != PH_DONE and ex.up != NULL:
             ex.uops.flush(ex)
 

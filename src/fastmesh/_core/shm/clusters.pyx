@@ -9,7 +9,7 @@ from fastmesh._core.shm.segment cimport Segment
 from fastmesh._core.shm.snapshot cimport SnapCluster, SnapHeader
 
 
-cdef uint32_t index_of(i) except? 0:
+def index_of(i: int) -> int:
     if not 0 <= i < CL_CELLS:
         raise IndexError(f"cluster cell {i} of {CL_CELLS}")
     return i
