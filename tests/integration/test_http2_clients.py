@@ -132,7 +132,16 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apps]:
         (directory / "logs").mkdir()
         ports = {"plain": upstreams[-1].ports[0], "secure": secure[-1].ports[0]}
         (directory / "nginx.conf").write_text(NGINX.format(directory=directory, **ports))
-        command = ["env", "-u", "LD_PRELOAD", binary, "-p", str(directory), "-c", str(directory / "nginx.conf")]
+        command = [
+            "env",
+            "-u",
+            "LD_PRELOAD",
+            binary,
+            "-p",
+            str(directory),
+            "-c",
+            str(directory / "nginx.conf"),
+        ]
         processes.append((Process(command, directory, name="nginx"), ports["plain"]))
     try:
         for _, port in processes:
