@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from helpers import Process, free_port, wait_port, ways
+from helpers import Process, free_port, wait_for, wait_port, ways
 from helpers.certs import Authority
 from helpers.ways import Upstream, Way
 
@@ -385,9 +385,14 @@ def test_nginx_that_ends_its_connections_loses_nothing(
     text = h2load(way.plain, url, "-n", "1000", "-c", "2", "-m", "32", *data)
     assert "1000 succeeded, 0 failed, 0 errored, 0 timeout" in text, text
     assert "status codes: 1000 2xx" in text
-    lines = [line for line in (apps.directory / "access.log").read_text().splitlines() if f" {tag} " in line]
+
+    def lines() -> list[str]:
+        logged = (apps.directory / "access.log").read_text().splitlines()
+        return [line for line in logged if f" {tag} " in line]
+
+    wait_for(lambda: len(lines()) >= 1000, what="nginx's log, which is written after the answer")
     version = "HTTP/2.0" if service == "nginx-tls" else "HTTP/1.1"
-    assert lines == [f"{version} {method} {tag} 200"] * 1000
+    assert lines() == [f"{version} {method} {tag} 200"] * 1000
 
 
 @cells(["nginx", "nginx-tls"], ["http/1.1", "h2c"])
