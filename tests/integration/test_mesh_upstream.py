@@ -150,10 +150,12 @@ def test_an_application_that_never_answers_is_given_up_in_time(web: Sidecar, raw
     hold = threading.Event()
     raw.app.behave = lambda sock: hold.wait(30)  # type: ignore[attr-defined]
     try:
-        before = web.stat("rq_timeout")
+        # Both sides know how long it may take: whose timer is first is a matter of the millisecond.
+        before = web.stat("rq_timeout") + raw.stat("rq_timeout")
         assert web.get("raw", "/never").status == 504
-        assert "UT" in web.logged(lambda e: e["path"] == "/never")["response_flags"]
-        assert web.stat("rq_timeout") == before + 1
+        lines = [side.logged(lambda e: e["path"] == "/never") for side in (web, raw)]
+        assert "UT" in {line["response_flags"] for line in lines}
+        assert web.stat("rq_timeout") + raw.stat("rq_timeout") > before
         # The far side is told by the closed connection: nothing is left of it there either.
         raw.idle()
     finally:
