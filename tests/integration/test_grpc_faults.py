@@ -307,7 +307,7 @@ def test_a_server_that_ends_in_order_fails_nothing(way: Way, phoenix: Phoenix) -
         chat.put(b"before")
         assert next(talk) == b"before"
         wait_for(lambda: process.stdout.count("holds held") == 5, WAIT, "the calls in the server")
-        # As many as the retry budget always allows: a server that ends answers CANCELLED to what it has not begun.
+        # As many as the retry budget always allows: a server that ends answers CANCELLED to calls not begun.
         threads = [threading.Thread(target=load, args=(calls,)) for _ in range(3)]
         for thread in threads:
             thread.start()
