@@ -95,6 +95,8 @@ HEADER_NAMES = (
     "sec-websocket-accept",
     "sec-websocket-version",
     "x-fastmesh-h1",
+    "x-envoy-attempt-count",
+    "x-fastmesh-retry",
 )
 HEADER_IDS = {name: i for i, name in enumerate(HEADER_NAMES, start=1)}
 

@@ -16,6 +16,6 @@ cdef bint breaker_connection(SegMap *m, const SnapCluster *c) noexcept nogil
 cdef void breaker_connected(SegMap *m, uint32_t cell) noexcept nogil
 cdef void breaker_disconnected(SegMap *m, uint32_t cell) noexcept nogil
 cdef bint breaker_retry(SegMap *m, const SnapCluster *c) noexcept nogil
-"""One more request in its second or a later attempt, back-off included: counted, or False: the budget (a share of the requests in flight, and
-always some) or max_retries is used up. Ends with breaker_retry_done."""
+"""One more request in its second or a later attempt, back-off included: counted, or False: the budget (a share of the requests in
+their first attempt, and always some) or max_retries is used up. Ends with breaker_retry_done."""
 cdef void breaker_retry_done(SegMap *m, uint32_t cell) noexcept nogil

@@ -78,14 +78,17 @@ cdef void breaker_disconnected(SegMap *m, uint32_t cell) noexcept nogil:
 
 
 cdef bint breaker_retry(SegMap *m, const SnapCluster *c) noexcept nogil:
-    cdef uint64_t budget
+    cdef uint64_t budget, retries, active
     if not below(m, c.cell, G_RETRIES, c.max_retries):
         return False
     if c.budget_ppm:
-        budget = used(m, c.cell, G_ACTIVE) * c.budget_ppm // MILLION
+        retries = used(m, c.cell, G_RETRIES)
+        active = used(m, c.cell, G_ACTIVE)
+        # of those that are in their first attempt: a share of all would let a fifth become a quarter
+        budget = (active - retries if active > retries else 0) * c.budget_ppm // MILLION
         if budget < c.budget_least:
             budget = c.budget_least
-        if used(m, c.cell, G_RETRIES) >= budget:
+        if retries >= budget:
             own(m, c.cell).overflows += 1
             return False
     own(m, c.cell).retries += 1

@@ -120,6 +120,7 @@ cdef extern from *:
             return 0;
         case 16:
             if (FM_EQ8I(s + 0, "proxy-co") && FM_EQ8I(s + 8, "nnection")) return 6;
+            if (FM_EQ8I(s + 0, "x-fastme") && FM_EQ8I(s + 8, "sh-retry")) return 43;
             return 0;
         case 17:
             if (FM_EQ8I(s + 0, "transfer") && FM_EQ8I(s + 8, "-encodin") && FM_EQ8I(s + 9, "encoding")) return 3;
@@ -138,6 +139,7 @@ cdef extern from *:
             return 0;
         case 21:
             if (FM_EQ8I(s + 0, "sec-webs") && FM_EQ8I(s + 8, "ocket-ve") && FM_EQ8I(s + 13, "-version")) return 40;
+            if (FM_EQ8I(s + 0, "x-envoy-") && FM_EQ8I(s + 8, "attempt-") && FM_EQ8I(s + 13, "pt-count")) return 42;
             return 0;
         case 23:
             if (FM_EQ8I(s + 0, "x-forwar") && FM_EQ8I(s + 8, "ded-clie") && FM_EQ8I(s + 15, "ent-cert")) return 16;

@@ -68,6 +68,8 @@ cdef enum:  # Hdr.id: header names that some code asks for; H_NONE is any other
     H_SEC_WEBSOCKET_ACCEPT
     H_SEC_WEBSOCKET_VERSION
     H_X_FASTMESH_H1            # on the mesh link only: what HTTP/2 does not say of an HTTP/1 head (proto/h2_case)
+    H_X_ENVOY_ATTEMPT_COUNT
+    H_X_FASTMESH_RETRY         # "no": retries were given up further down (policy/giveup)
     H_N                        # must be last
 
 cdef enum:  # Hdr.id of HTTP/2's pseudo fields, while a head is decoded; never in a Msg

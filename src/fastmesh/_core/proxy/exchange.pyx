@@ -14,6 +14,7 @@ from fastmesh._core.proto.h2_frame cimport H2_CANCEL
 from fastmesh._core.proto.hygiene cimport hygiene_request, hygiene_response
 from fastmesh._core.proto.msg cimport (
     BODY_CHUNKED, BODY_NONE, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg, msg_load)
+from fastmesh._core.proxy.attempts cimport attempts_gave_up, attempts_over, attempts_send, attempts_tell
 from fastmesh._core.proxy.call cimport call_begin, call_expired, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
     MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CHUNKED_REQ, XF_GRPC, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE, XF_RETRYING,
@@ -316,6 +317,8 @@ cdef void send_request(Exchange *ex, Msg *m) noexcept nogil:
         msg_load(m, block_data(ex.req))
     call_timeout(ex, m)
     rc = deadline_send(ex, m)
+    if rc == FM_OK:
+        rc = attempts_send(ex, m)
     if rc != FM_OK:
         answer(ex, rc)
         return
@@ -369,12 +372,14 @@ cdef bint retry(Exchange *ex, uint32_t wanted) noexcept nogil:
         return False
     if ex.tries > ex.plan.retries or ex.tries == 255:
         ex.rf |= RF_URX
+        attempts_gave_up(ex)
         return False
     if not ex.flags & XF_RETRYING:
         c = snap_cluster(&w.snap, ex.plan.cluster) if w.snap.h != NULL else NULL
         if c == NULL or not breaker_retry(&w.seg, c):
             ex.rf |= RF_UO
             stat_inc(w.seg.stats, ST_RQ_RETRY_OVERFLOW)
+            attempts_gave_up(ex)
             return False
         ex.flags |= XF_RETRYING
     if ex.up != NULL:
@@ -535,7 +540,7 @@ cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
     wanted = retry_on_status(m.status, ex.plan.statuses, ex.plan.nstatuses)
     if m.body == BODY_NONE and call_status(ex, m.hdr, <int>m.nhdr):
         wanted |= call_retry_on(ex)  # trailers only: the call may be made again
-    if wanted and retry(ex, wanted):
+    if wanted and not attempts_over(ex, m) and retry(ex, wanted):
         return
     if m.status == 101:
         if not ex.flags & XF_UPGRADE:
@@ -551,7 +556,7 @@ cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
     timer_del(&w.r.wheel, &ex.try_timer)
     replay_forget(ex)           # it cannot be asked for again
     w.hused = 0
-    if forward_response(ex, m) != FM_OK:
+    if forward_response(ex, m) != FM_OK or (wanted and attempts_tell(ex, m) != FM_OK):
         ex.phase = PH_SEND
         exchange_up_failed(ex, RE_UP_PROTOCOL)
         return

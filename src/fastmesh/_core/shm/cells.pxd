@@ -53,3 +53,7 @@ cdef struct ClShard:             # 32 bytes; one worker's share: the gauges of c
 
 cdef struct ClRow:               # a worker's row
     ClShard c[8192]
+
+cdef struct Memo:                # 16 bytes: a call tree (by its trace id) in which retries have been used up; see policy/giveup
+    uint64_t key                 # 0 = empty
+    uint64_t at_ns               # CLOCK_MONOTONIC

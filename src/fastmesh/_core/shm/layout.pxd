@@ -4,7 +4,7 @@ WARNING: arbiter, agent and workers of different builds may meet here (hot resta
 the FM_STATIC_ASSERT sizes in segment.pyx.
 
     [SegHeader][WorkerSlot x MAX_WORKERS][StatsRow x workers][SeriesTable x workers][PeerTable x workers]
-    [EpRow x workers][EpCell x EP_CELLS][ClRow x workers][ClCell x CL_CELLS][ring x workers]
+    [EpRow x workers][EpCell x EP_CELLS][ClRow x workers][ClCell x CL_CELLS][Memo x MEMOS][ring x workers]
 Config generations live in a second memfd (SNAP_SLOTS windows of SNAP_SLOT_BYTES, sparse); workers map it read-only.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -15,6 +15,7 @@ cdef enum:
     MAX_WORKERS = 64
     EP_CELLS = 8192              # endpoints known at once, all clusters of one proxy
     CL_CELLS = 8192              # clusters known at once
+    MEMOS = 4096                 # call trees remembered, newest first come
     SNAP_SLOTS = 4
     SNAP_SLOT_BYTES = 67108864   # 64 MiB of address space each; memory is used only as filled
     RING_BYTES = 1048576         # access-log ring of one worker
@@ -69,5 +70,6 @@ cdef struct SegHeader:           # 256 bytes
     uint64_t off_clrows
     uint64_t off_clcells
     uint64_t off_rings
+    uint64_t off_memos
     uint32_t clusters_high       # as cells_high, of ClCell
-    uint8_t reserved[140]
+    uint8_t reserved[132]

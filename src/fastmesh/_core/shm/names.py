@@ -18,6 +18,7 @@ COUNTER_NAMES = (
     "up_streams", "up_refused", "rq_grpc",
     # circuit breaking
     "rq_overflow", "rq_pending_overflow", "up_cx_overflow", "rq_retry_overflow",
+    "rq_retry_given_up",
 )
 # Response flags as bits (RF_*): Envoy's letters.
 FLAG_NAMES = {

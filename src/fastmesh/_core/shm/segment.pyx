@@ -14,9 +14,9 @@ from fastmesh._core.base.sys cimport (
     AF_INET, AF_INET6, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FM_STATIC_ASSERT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE,
     fallocate, fm_errno, fm_fence, fm_load_acquire, fm_load_acquire32, fm_load_relaxed, fm_load_relaxed32, fm_store_release,
     fm_store_release32, getpid, inet_ntop, mmap, munmap)
-from fastmesh._core.shm.cells cimport ClCell, ClRow, ClShard, EpCell, EpRow, EpShard
+from fastmesh._core.shm.cells cimport ClCell, ClRow, ClShard, EpCell, EpRow, EpShard, Memo
 from fastmesh._core.shm.layout cimport (
-    CL_CELLS, EP_CELLS, LAYOUT_VERSION, MAX_WORKERS, ORDER_DRAIN, ORDER_NONE, ORDER_STOP, PEER_BYTES, PEER_SLOTS, RING_BYTES, SEG_MAGIC, SERIES_SLOTS,
+    CL_CELLS, EP_CELLS, LAYOUT_VERSION, MAX_WORKERS, MEMOS, ORDER_DRAIN, ORDER_NONE, ORDER_STOP, PEER_BYTES, PEER_SLOTS, RING_BYTES, SEG_MAGIC, SERIES_SLOTS,
     SNAP_SLOT_BYTES, SNAP_SLOTS, W_DRAINING, W_EMPTY, W_GONE, W_SERVING, W_STARTING, SegHeader, WorkerSlot)
 from fastmesh._core.shm.ring cimport LOG_STRS, RING_MAX_RECORD, LogRec, Ring, ring_empty, ring_get
 from fastmesh._core.shm.snapshot cimport (
@@ -60,6 +60,7 @@ cdef void layout_is_as_written() noexcept nogil:
     FM_STATIC_ASSERT(sizeof(ClCell) == 64)
     FM_STATIC_ASSERT(sizeof(ClShard) == 32)
     FM_STATIC_ASSERT(sizeof(ClRow) == 32 * CL_CELLS)
+    FM_STATIC_ASSERT(sizeof(Memo) == 16)
     FM_STATIC_ASSERT(sizeof(Ring) == 128)
     FM_STATIC_ASSERT(sizeof(LogRec) == 128)
     FM_STATIC_ASSERT(sizeof(SnapHeader) == 256)
@@ -176,6 +177,8 @@ cdef class Segment:
         at = page_up(at + s.workers * sizeof(ClRow))
         h.off_clcells = at
         at = page_up(at + CL_CELLS * sizeof(ClCell))
+        h.off_memos = at
+        at = page_up(at + MEMOS * sizeof(Memo))
         h.off_rings = at
         at = page_up(at + s.workers * (sizeof(Ring) + RING_BYTES))
         h.magic = SEG_MAGIC
@@ -574,6 +577,7 @@ cdef int segment_map(Segment seg, int slot, SegMap *out):
     out.cells = seg.cells_at()
     out.cluster_rows = seg.cluster_rows_at()
     out.cluster_cells = seg.cluster_cells_at()
+    out.memos = <Memo *>(seg.base + seg.hdr.off_memos)
     out.snaps = seg.snaps
     out.workers = seg.workers
     out.self_row = slot

@@ -56,6 +56,7 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_RQ_PENDING_OVERFLOW       # UO: too many wait for a connection, or one has for too long
     ST_UP_CX_OVERFLOW            # a request waits because no connection may be opened
     ST_RQ_RETRY_OVERFLOW         # a retry that the budget or max_retries did not allow
+    ST_RQ_RETRY_GIVEN_UP         # ... that is not made because a hop further down has made them
     ST_N                         # must be last
 
 cdef enum:

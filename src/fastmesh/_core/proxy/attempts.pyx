@@ -1,0 +1,54 @@
+"""What one hop tells another of attempts (L3). See attempts.pxd."""
+from libc.stdint cimport uint32_t
+from fastmesh._core.base.err cimport FM_OK
+from fastmesh._core.base.view cimport slice_of
+from fastmesh._core.policy.giveup cimport giveup_key, giveup_note, giveup_noted
+from fastmesh._core.proto.lists cimport slice_is
+from fastmesh._core.proto.msg cimport H_X_ENVOY_ATTEMPT_COUNT, H_X_FASTMESH_RETRY, HF_DROP, Hdr, Msg, msg_find
+from fastmesh._core.proxy.ctx cimport Exchange
+from fastmesh._core.proxy.forward cimport msg_add
+from fastmesh._core.shm.stats cimport DIR_INBOUND, ST_RQ_RETRY_GIVEN_UP, stat_inc
+
+
+cdef int attempts_send(Exchange *ex, Msg *m) noexcept nogil:
+    cdef char *end = ex.attempt_text + sizeof(ex.attempt_text)
+    cdef char *p = end
+    cdef uint32_t n = ex.tries
+    cdef uint32_t i
+    if ex.direction == DIR_INBOUND:
+        return FM_OK             # the caller's sidecar has said it
+    for i in range(m.nhdr):
+        if m.hdr[i].id == H_X_ENVOY_ATTEMPT_COUNT:
+            m.hdr[i].flags |= HF_DROP
+    while True:
+        p -= 1
+        p[0] = <char>(48 + n % 10)
+        n = n // 10
+        if n == 0:
+            break
+    return msg_add(m, b"x-envoy-attempt-count", 21, p, <uint32_t>(end - p), H_X_ENVOY_ATTEMPT_COUNT)
+
+
+cdef bint attempts_over(Exchange *ex, const Msg *m) noexcept nogil:
+    cdef const Hdr *h
+    if ex.direction == DIR_INBOUND:
+        return False
+    h = msg_find(m, H_X_FASTMESH_RETRY)
+    if h == NULL or not slice_is(slice_of(h.value, h.value_n), "no", 2):
+        return False
+    attempts_gave_up(ex)
+    stat_inc(ex.w.seg.stats, ST_RQ_RETRY_GIVEN_UP)
+    return True
+
+
+cdef void attempts_gave_up(Exchange *ex) noexcept nogil:
+    giveup_note(&ex.w.seg, giveup_key(ex.trace_id), ex.w.r.now_ns)
+
+
+cdef int attempts_tell(Exchange *ex, Msg *m) noexcept nogil:
+    # a gateway's client is nobody's hop, and an application is told by its own call's answer
+    if ex.direction != DIR_INBOUND or not giveup_noted(&ex.w.seg, giveup_key(ex.trace_id), ex.w.r.now_ns):
+        return FM_OK
+    if msg_find(m, H_X_FASTMESH_RETRY) != NULL:
+        return FM_OK
+    return msg_add(m, b"x-fastmesh-retry", 16, b"no", 2, H_X_FASTMESH_RETRY)
