@@ -376,6 +376,7 @@ cdef struct H1c:                 # client side of an upstream HTTP/1 connection
     uint32_t idle_ms
     uint32_t idle_for            # ms in the pool before this request
     uint64_t idle_since          # ms
+    uint32_t told_ms             # how long the other side says that it keeps it when idle (Keep-Alive: timeout=); 0: it does not say
     uint32_t most_requests
     uint32_t cluster_cell
     uint64_t tag

@@ -3,7 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastmesh._core.base.buf cimport block_data, block_len
 from fastmesh._core.base.err cimport FM_AGAIN, FM_EHEAD, FM_ENOMEM, FM_EOF, FM_OK
 from fastmesh._core.base.pool cimport pool_put
-from fastmesh._core.base.view cimport Slice
+from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.net.conn cimport (
     CF_EOF, CF_HUP, CF_READABLE, CONN_READ_MIN, CONN_READS_AT_ONCE, Conn, ConnOps, conn_acked_none_since, conn_deadline, conn_end_output, conn_keep, conn_kept_used, conn_read,
     conn_read_more, conn_wake, conn_wire_tx)
@@ -13,9 +13,11 @@ from fastmesh._core.net.tls cimport tls_resumed
 from fastmesh._core.proto.h1_body cimport (
     h1_body_eof, h1_body_feed, h1_body_init, h1_body_response, h1_body_trailers)
 from fastmesh._core.proto.h1_head cimport h1_response_head
+from fastmesh._core.proto.lists cimport list_next, slice_is
 from fastmesh._core.proto.h1_write cimport (
     Out, h1_last_chunk_size, h1_write_fields, h1_write_last_chunk, h1_write_request_line, out_bytes, out_hex, out_of)
-from fastmesh._core.proto.msg cimport BODY_CLOSE, MF_CLOSE, MF_TE_TRAILERS, MSG_MAX_HEAD, MSG_MAX_HEADERS, Hdr, Msg
+from fastmesh._core.proto.msg cimport (
+    BODY_CLOSE, H_KEEP_ALIVE, MF_CLOSE, MF_TE_TRAILERS, MSG_MAX_HEAD, MSG_MAX_HEADERS, Hdr, Msg, msg_find)
 from fastmesh._core.proxy.ctx cimport (
     C_BODY, C_CONNECT, C_GONE, C_HEAD, C_IDLE, C_TUNNEL, PH_DONE, XF_CHUNKED_REQ, XF_REQ_END, XF_TUNNEL, XF_UPGRADE, Exchange, H1c,
     UpOps, Worker)
@@ -29,6 +31,7 @@ from fastmesh._core.shm.stats cimport (
      ST_UP_CX_IDLE_TIMEOUT, ST_UP_CX_TIMEOUT, stat_add, stat_inc)
 
 cdef enum:
+    KEEP_ALIVE_DIGITS = 6        # of seconds: eleven days
     BODY_SPANS = 16
     INTERIM_MOST = 32            # 1xx answers to one request: each is an answer that no client waits for to end
 
@@ -274,6 +277,26 @@ cdef void u_done(H1c *u, const Hdr *trailers, int n, bint clean) noexcept nogil:
     upstream_release(u)
 
 
+cdef uint32_t keep_alive_ms(const Msg *m) noexcept nogil:
+    # "Keep-Alive: timeout=5, max=100" (RFC 2068 19.7.1.1, and what servers send): the timeout, in seconds; 0: none that can be read
+    cdef const Hdr *h = msg_find(m, H_KEEP_ALIVE)
+    cdef Slice list, item
+    cdef uint32_t i
+    cdef uint32_t seconds = 0
+    if h == NULL:
+        return 0
+    list = slice_of(h.value, h.value_n)
+    while list_next(&list, &item):
+        if item.n < 9 or item.n > 8 + KEEP_ALIVE_DIGITS or not slice_is(slice_of(item.p, 8), "timeout=", 8):
+            continue
+        for i in range(8, item.n):
+            if not 48 <= item.p[i] <= 57:
+                return 0
+            seconds = seconds * 10 + (item.p[i] - 48)
+        return seconds * 1000
+    return 0
+
+
 cdef uint32_t u_consume(H1c *u, char *p, uint32_t n) noexcept nogil:
     # how much of p[0:n] is used up
     cdef Slice spans[BODY_SPANS]
@@ -304,6 +327,7 @@ cdef uint32_t u_consume(H1c *u, char *p, uint32_t n) noexcept nogil:
                 continue
             if m.flags & MF_CLOSE or m.body == BODY_CLOSE:
                 u.reusable = 0
+            u.told_ms = keep_alive_ms(m)
             h1_body_init(&u.body, m.body, m.content_length)
             u.state = C_TUNNEL if m.status == 101 else C_BODY
             exchange_response_head(ex, m)

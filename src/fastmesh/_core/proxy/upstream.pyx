@@ -318,6 +318,7 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
 cdef void upstream_release(H1c *u) noexcept nogil:
     cdef Worker *w = u.w
     cdef UpPool *p = &w.pools[u.cell]
+    cdef uint32_t idle
     if u.ex != NULL:
         u.ex.up = NULL
         u.ex = NULL
@@ -332,7 +333,11 @@ cdef void upstream_release(H1c *u) noexcept nogil:
     u.seen = 0
     pool_push(p, u)
     pending_serve(w, p)
-    conn_deadline(u.conn, w.r.now_ms + u.idle_ms if u.idle_ms else 0)
+    idle = u.idle_ms
+    if u.told_ms and (idle == 0 or u.told_ms < idle):
+        # left a while before the other side leaves it, so that no request meets its end
+        idle = u.told_ms - (u.told_ms >> 3) if u.told_ms > 8 * KEEP_MARGIN_MS else KEEP_MARGIN_MS
+    conn_deadline(u.conn, w.r.now_ms + idle if idle else 0)
 
 
 cdef void upstream_sweep(Worker *w) noexcept nogil:
