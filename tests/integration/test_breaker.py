@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -173,6 +174,29 @@ def test_streams_wait_where_neither_a_stream_nor_a_connection_may_be_opened() ->
             assert client.answer(sids[answered]).status == 200
         assert origin.connections == 1
         client.close()
+
+
+@pytest.mark.parametrize("protocol", ["http1", "h2"])
+def test_a_connection_that_is_too_old_takes_no_request(protocol: str) -> None:
+    up: Any = Upstream() if protocol == "http1" else Origin()
+    with serving(up, config=limited(up.port, protocol=protocol, max_age_ms=150)) as proxy:
+        for _ in range(3):
+            assert proxy.get()[0] == 200
+        assert up.connections == 1
+        wait_for(lambda: proxy.get()[0] == 200 and up.connections == 2, 5, "a younger connection")
+        wait_for(lambda: proxy.segment.worker(0)["upstreams"] == 1, 5, "the end of the old one")
+
+
+def test_tcp_keep_alive_is_set_as_asked() -> None:
+    up = Upstream()
+    config = limited(up.port, keepalive={"time_s": 77, "interval_s": 5, "probes": 3})
+    with serving(up, config=config) as proxy:
+        assert proxy.get()[0] == 200
+        # the kernel's table of the worker's own sockets: timer 02 is keep-alive, due in about 77 s
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        (timer,) = [row[5] for row in rows if row[2] == f"0100007F:{up.port:04X}"]
+        kind, due = timer.split(":")
+        assert kind == "02" and 60 < int(due, 16) / 100 <= 77
 
 
 # ---- retries -----------------------------------------------------------------------------------------

@@ -81,6 +81,16 @@ def base_cluster(
         out["lb"] = lb
     pool = policy.get("connectionPool", {})
     tcp, http = pool.get("tcp", {}), pool.get("http", {})
+    if "maxConnectionDuration" in tcp:
+        out["max_age_ms"] = tcp["maxConnectionDuration"]
+    if "tcpKeepalive" in tcp:
+        asked = tcp["tcpKeepalive"]
+        # whole seconds, as the system counts them
+        out["keepalive"] = {
+            "time_s": -(-asked.get("time", 0) // 1000),
+            "interval_s": -(-asked.get("interval", 0) // 1000),
+            "probes": asked.get("probes", 0),
+        }
     if "connectTimeout" in tcp:
         out["connect_timeout_ms"] = tcp["connectTimeout"]
     if "idleTimeout" in http:

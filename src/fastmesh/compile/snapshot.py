@@ -169,7 +169,17 @@ def pack_cluster(
         tls_policy=policy,
     )
     limits = {name: uint(cluster.get(name, default), f"{path}.{name}") for name, default in LIMITS}
+    limits["max_age_ms"] = uint(cluster.get("max_age_ms", 0), f"{path}.max_age_ms")
     packer.cluster_limits(index, **limits)
+    keepalive = cluster.get("keepalive")
+    if keepalive is not None:
+        packer.cluster_keepalive(
+            index,
+            **{
+                name: uint(keepalive.get(name, 0), f"{path}.keepalive.{name}", 32767)
+                for name in ("time_s", "interval_s", "probes")
+            },
+        )
     return index
 
 

@@ -123,6 +123,14 @@ class ClusterTls(TypedDict):
     verify_san: NotRequired[bool]
 
 
+class Keepalive(TypedDict, total=False):
+    """0: the system's value."""
+
+    time_s: int
+    interval_s: int
+    probes: int
+
+
 class Cluster(TypedDict):
     name: str  # outbound|9080|v1|reviews.default.svc.cluster.local
     service: NotRequired[str]  # reviews.default.svc.cluster.local
@@ -138,6 +146,8 @@ class Cluster(TypedDict):
     max_retries: NotRequired[int]  # 0
     budget_ppm: NotRequired[int]  # retries by requests in flight, parts per million: 200000
     budget_least: NotRequired[int]  # 3
+    max_age_ms: NotRequired[int]  # of a connection; 0: no limit
+    keepalive: NotRequired[Keepalive]  # TCP's; without it there is none
     max_streams: NotRequired[int]  # of one HTTP/2 connection; 0: what the peer allows
     # Of endpoints without TLS; with TLS, ALPN decides. Default: http1.
     protocol: NotRequired[Literal["http1", "h2", "as_client"]]

@@ -39,13 +39,25 @@ LOAD_BALANCER: Final = Message(
 )
 
 
+MAX_KEEPALIVE_MS: Final = 32_767_000
+"""The system's limit for both times, in seconds 32767."""
+
+_KEEPALIVE: Final = Message(
+    "TcpKeepalive",
+    {
+        "probes": Int(0, 127),
+        "time": Duration(high=MAX_KEEPALIVE_MS),
+        "interval": Duration(high=MAX_KEEPALIVE_MS),
+    },
+)
+
 _TCP: Final = Message(
     "TCPSettings",
     {
         "maxConnections": Int(1, MAX_COUNT),
         "connectTimeout": Duration(),
-        "tcpKeepalive": later(),
-        "maxConnectionDuration": later(),
+        "tcpKeepalive": _KEEPALIVE,
+        "maxConnectionDuration": Duration(),
         "idleTimeout": later("for HTTP give http.idleTimeout"),
     },
 )

@@ -57,6 +57,7 @@ API = {
     "TrafficPolicy": "loadBalancer connectionPool outlierDetection tls portLevelSettings tunnel "
     "proxyProtocol "
     "retryBudget",
+    "TcpKeepalive": "probes time interval",
     "TrafficPolicyRetryBudget": "percent minRetryConcurrency budgetInterval",
     "VirtualService": "hosts gateways http tls tcp exportTo",
     "WorkloadEntry": "address ports labels network locality weight serviceAccount",
@@ -116,7 +117,6 @@ NOT_YET = {
     "trafficPolicy.proxyProtocol trafficPolicy.loadBalancer.consistentHash "
     "trafficPolicy.loadBalancer.localityLbSetting trafficPolicy.loadBalancer.zoneAwareLbSetting "
     "trafficPolicy.loadBalancer.warmup trafficPolicy.loadBalancer.warmupDurationSecs "
-    "trafficPolicy.connectionPool.tcp.tcpKeepalive trafficPolicy.connectionPool.tcp.maxConnectionDuration "
     "trafficPolicy.connectionPool.tcp.idleTimeout "
     "trafficPolicy.connectionPool.http.http2KeepAlive trafficPolicy.tls.credentialName "
     "trafficPolicy.tls.caCrl",

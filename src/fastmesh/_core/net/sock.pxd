@@ -9,6 +9,8 @@ cdef struct Addr:                # 20 bytes
 
 cdef int sock_accept(int lfd, Addr *peer) noexcept nogil
 """A non-blocking connection with TCP_NODELAY, or -errno."""
+cdef void sock_keepalive(int fd, int time_s, int interval_s, int probes) noexcept nogil
+"""TCP keep-alive on; 0: the system's value."""
 cdef int sock_connect(const Addr *to, int *done) noexcept nogil
 """A non-blocking socket that is connecting, or -errno; *done: it is connected already."""
 cdef int sock_error(int fd) noexcept nogil

@@ -2,8 +2,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 from fastmesh._core.base.sys cimport (
-    AF_INET, AF_INET6, EINPROGRESS, EINTR, IPPROTO_TCP, SO_ERROR, SO_LINGER, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
-    TCP_INFO, TCP_NODELAY, accept4, close, connect, fm_errno, getsockopt, htons, inet_ntop, ntohs, setsockopt, sockaddr, sockaddr_in,
+    AF_INET, AF_INET6, EINPROGRESS, EINTR, IPPROTO_TCP, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
+    TCP_INFO, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, accept4, close, connect, fm_errno, getsockopt, htons, inet_ntop, ntohs, setsockopt, sockaddr, sockaddr_in,
     sockaddr_in6, sockaddr_storage, socket, socklen_t, tcp_info)
 
 
@@ -89,6 +89,17 @@ cdef void sock_reset_on_close(int fd) noexcept nogil:
     v[0] = 1
     v[1] = 0
     setsockopt(fd, SOL_SOCKET, SO_LINGER, v, sizeof(v))
+
+
+cdef void sock_keepalive(int fd, int time_s, int interval_s, int probes) noexcept nogil:
+    cdef int one = 1
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one))
+    if time_s:
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &time_s, sizeof(time_s))
+    if interval_s:
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s))
+    if probes:
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes))
 
 
 cdef uint64_t sock_bytes_acked(int fd) noexcept nogil:

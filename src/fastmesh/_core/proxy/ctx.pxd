@@ -346,6 +346,7 @@ cdef struct H2c:                 # client side of an upstream HTTP/2 connection
     uint32_t most_streams        # DestinationRule's maxConcurrentStreams; 0: none
     uint32_t idle_ms
     uint32_t cluster_cell        # where it is counted (policy/breaker)
+    uint64_t old_ms              # from when on it takes no request (maxConnectionDuration); 0: never
     uint64_t tag
     uint64_t tls_policy
     uint64_t heard               # Conn.rx when the keep-alive timer last looked
@@ -379,6 +380,7 @@ cdef struct H1c:                 # client side of an upstream HTTP/1 connection
     uint32_t told_ms             # how long the other side says that it keeps it when idle (Keep-Alive: timeout=); 0: it does not say
     uint32_t most_requests
     uint32_t cluster_cell
+    uint64_t old_ms              # from when on it takes no request (maxConnectionDuration); 0: never
     uint64_t tag
     uint64_t tls_policy
     uint64_t wire_before         # conn.wire_tx when this request began

@@ -285,6 +285,7 @@ cdef void as_h1(H2c *u, Exchange *ex) noexcept nogil:
     h.cell = u.cell
     h.tag = u.tag
     h.cluster_cell = u.cluster_cell
+    h.old_ms = u.old_ms
     h.tls_policy = u.tls_policy
     h.idle_ms = u.idle_ms
     h.most_requests = u.most_requests

@@ -5,7 +5,7 @@ from fastmesh._core.base.err cimport FM_AGAIN, FM_ENOMEM, FM_ETLS_CERT, FM_ETLS_
 from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport CF_HUP, CF_READABLE, Conn, ConnOps, conn_close, conn_deadline, conn_dial
-from fastmesh._core.net.sock cimport Addr
+from fastmesh._core.net.sock cimport Addr, sock_keepalive
 from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsPeer, tls_ctx_offers
 from fastmesh._core.policy.breaker cimport breaker_connected, breaker_connection, breaker_disconnected
 from fastmesh._core.proxy.ctx cimport (
@@ -15,7 +15,7 @@ from fastmesh._core.proxy.pending cimport pending_count, pending_over, pending_s
 from fastmesh._core.proxy.share cimport share_attach, share_early, share_leave, share_room
 from fastmesh._core.proxy.respond cimport RE_CONNECT, RE_OVERLOAD, RE_PENDING, RE_UP_TLS
 from fastmesh._core.shm.snapshot cimport (
-    CL_AS_CLIENT, CL_H2, CL_VERIFY_SAN, EP_TLS, SnapCluster, SnapEndpoint, SnapStr, snap_at, snap_str)
+    CL_AS_CLIENT, CL_H2, CL_KEEPALIVE, CL_VERIFY_SAN, EP_TLS, SnapCluster, SnapEndpoint, SnapStr, snap_at, snap_str)
 from fastmesh._core.shm.stats cimport (
     ST_POOL_FULL, ST_TLS_CONNECT_FAIL, ST_TLS_PEER_CERT, ST_TLS_PEER_IDENTITY, ST_UP_CX_FAIL, ST_UP_CX_OVERFLOW, ST_UP_CX_REUSED,
     ST_UP_CX_TOTAL, stat_inc)
@@ -116,6 +116,8 @@ cdef Conn *dial(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, UpPool 
         stat_inc(w.seg.stats, ST_UP_CX_FAIL)
         rc[0] = RE_OVERLOAD if code == FM_ENOMEM else RE_CONNECT
         return NULL
+    if c.flags & CL_KEEPALIVE:
+        sock_keepalive(conn.src.fd, <int>c.keepalive_time_s, <int>c.keepalive_interval_s, <int>c.keepalive_probes)
     conn_deadline(conn, w.r.now_ms + (c.connect_timeout_ms if c.connect_timeout_ms else 10000))
     return conn
 
@@ -135,6 +137,7 @@ cdef int dial_h1(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpP
     u.idle_ms = c.idle_timeout_ms
     u.most_requests = c.max_requests_per_connection
     u.cluster_cell = c.cell
+    u.old_ms = w.r.now_ms + c.max_age_ms if c.max_age_ms else 0
     u.conn = dial(w, c, ep, p, w.up_conn_ops, u, &rc)
     if u.conn == NULL:
         upstream_drop(u)
@@ -162,6 +165,7 @@ cdef int dial_h2(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, UpP
     u.most_requests = c.max_requests_per_connection
     u.most_streams = c.max_streams
     u.cluster_cell = c.cell
+    u.old_ms = w.r.now_ms + c.max_age_ms if c.max_age_ms else 0
     u.io.conn = dial(w, c, ep, p, w.h2_conn_ops, u, &rc)
     if u.io.conn == NULL:
         upstream_uncount(w, u.cell, u.tag, u.cluster_cell)
@@ -215,7 +219,7 @@ cdef int acquire_h2(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, 
     cdef int rc
     while u != NULL:
         nxt = u.next
-        if u.tls_policy != policy:
+        if u.tls_policy != policy or (u.old_ms and ex.w.r.now_ms >= u.old_ms):
             share_leave(u)
         elif u.state == HC_OPEN and u.idle_since and about_to_close(p, ex, <uint32_t>(ex.w.r.now_ms - u.idle_since)):
             share_leave(u)
@@ -297,8 +301,8 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
             idle_for = <uint32_t>(w.r.now_ms - u.idle_since)
             if about_to_close(p, ex, idle_for):
                 break            # the rest of the list is older
-            if u.tls_policy != policy_of(c, ep) or u.conn.flags & (CF_HUP | CF_READABLE):
-                upstream_drop(u)  # another policy's, or the end of it has been seen in this very turn
+            if u.tls_policy != policy_of(c, ep) or u.conn.flags & (CF_HUP | CF_READABLE) or (u.old_ms and w.r.now_ms >= u.old_ms):
+                upstream_drop(u)  # another policy's, too old, or the end of it has been seen in this very turn
             else:
                 pool_take(p, u)
                 u.state = C_HEAD
@@ -323,7 +327,7 @@ cdef void upstream_release(H1c *u) noexcept nogil:
         u.ex.up = NULL
         u.ex = NULL
     if not u.reusable or w.draining or p.tag != u.tag or u.conn.flags & CF_HUP or (
-            u.most_requests and u.requests >= u.most_requests):
+            u.most_requests and u.requests >= u.most_requests) or (u.old_ms and w.r.now_ms >= u.old_ms):
         upstream_drop(u)
         return
     upstream_idle_served(p, u.idle_for)

@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_new
 from fastmesh._core.shm.layout cimport SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
-    CL_EQUAL, SNAP_MAGIC, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_NONE, SNAP_VERSION, SnapAction, SnapArr, SnapCluster, SnapCond,
+    CL_EQUAL, CL_KEEPALIVE, SNAP_MAGIC, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_NONE, SNAP_VERSION, SnapAction, SnapArr, SnapCluster, SnapCond,
     SnapDest, SnapEndpoint, SnapHdrOp, SnapHeader, SnapHost, SnapListener, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64,
     host_hash)
 
@@ -268,7 +268,7 @@ cdef class Packer:
         return <SnapCluster *>self.v[V_CLUSTERS].p + <uint32_t>index
 
     def cluster_limits(self, index: int, *, max_pending: int = 0, max_requests: int = 0, max_retries: int = 0, budget_ppm: int = 0,
-                       budget_least: int = 0) -> None:
+                       budget_least: int = 0, max_age_ms: int = 0) -> None:
         """Circuit breaking and the retry budget of a cluster that was added; 0: no limit."""
         cdef SnapCluster *k = self.cluster_at(index)
         k.max_pending = max_pending
@@ -276,6 +276,15 @@ cdef class Packer:
         k.max_retries = max_retries
         k.budget_ppm = budget_ppm
         k.budget_least = budget_least
+        k.max_age_ms = max_age_ms
+
+    def cluster_keepalive(self, index: int, *, time_s: int, interval_s: int, probes: int) -> None:
+        """TCP keep-alive on the connections of a cluster that was added; 0: the system's value."""
+        cdef SnapCluster *k = self.cluster_at(index)
+        k.flags |= CL_KEEPALIVE
+        k.keepalive_time_s = time_s
+        k.keepalive_interval_s = interval_s
+        k.keepalive_probes = probes
 
     def dest(self, *, cluster: int, weight: int, request_ops: tuple = (), response_ops: tuple = ()) -> int:
         """`weight` is cumulative within its action."""

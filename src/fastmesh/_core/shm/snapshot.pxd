@@ -285,16 +285,17 @@ cdef struct SnapCluster:         # 256 bytes; the array is sorted by id
     uint16_t warm_aggression_centi
     uint32_t decay_ms            # LB_PEAK_EWMA
     SnapArr levels               # SnapLevel, nearest first; empty: one level
-    uint32_t keepalive_time_s    # TCP keep-alive; 0: the system's
+    uint32_t keepalive_time_s    # TCP keep-alive; 0: CL_KEEPALIVE off, or the system's value, as for the next two
     uint32_t keepalive_interval_s
     uint32_t keepalive_probes
-    uint32_t reserved2
+    uint32_t max_age_ms          # a connection takes no request after so long (maxConnectionDuration); 0: no limit
 
 cdef enum:  # SnapCluster.flags
     CL_EQUAL = 1
     CL_VERIFY_SAN = 2
     CL_H2 = 4                    # endpoints without EP_TLS speak HTTP/2 from the first byte (with TLS, ALPN decides)
     CL_AS_CLIENT = 8             # ... or whatever the client of this request speaks
+    CL_KEEPALIVE = 16            # TCP keep-alive on connections to the endpoints
 
 cdef enum:  # SnapEndpoint.flags
     EP_TLS = 1

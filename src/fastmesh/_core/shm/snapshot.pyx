@@ -9,7 +9,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastmesh._core.base.err cimport FM_ESNAP, FM_OK
 from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS, SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
-    ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, CF_IGNORE_CASE, CF_NOT, CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_VERIFY_SAN, EP_TLS, HOP_REMOVE, L_INBOUND,
+    ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, CF_IGNORE_CASE, CF_NOT, CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_KEEPALIVE, CL_VERIFY_SAN, EP_TLS, HOP_REMOVE, L_INBOUND,
     AF_RETRY_ANYWHERE, AF_RETRY_SAME, HASH_NONE, HASH_QUERY, LB_MAGLEV, LB_RING_HASH, LF_HTTPS_REDIRECT, MILLION, ON_PORT, OP_ANY, OP_PATH_PREFIX, OP_PRESENT, OP_REGEX, RO_LAST, RW_FULL, SNAP_MAGIC, SNAP_MAX_HOST,
     SNAP_MAX_LABELS, SNAP_MAX_NAME, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_MAX_TOTAL, SNAP_MAX_VALUE, SNAP_MAX_WEIGHT, SNAP_NONE, SNAP_VERSION, TF_SERVER,
     TF_TICKETS, TF_VERIFY, TLS_DISABLE, TLS_PERMISSIVE, Snap, SnapAction, SnapArr, SnapCluster, SnapCond, SnapDest, SnapEndpoint,
@@ -329,7 +329,7 @@ cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept 
         return fault(c, b"clusters", index, b"string out of bounds")
     if k.id != fnv64(c.base + k.name.off, k.name.n):
         return fault(c, b"clusters", index, b"id is not that of the name")
-    if k.lb > LB_MAGLEV or k.flags & ~<uint32_t>(CL_EQUAL | CL_VERIFY_SAN | CL_H2 | CL_AS_CLIENT):
+    if k.lb > LB_MAGLEV or k.flags & ~<uint32_t>(CL_EQUAL | CL_VERIFY_SAN | CL_H2 | CL_AS_CLIENT | CL_KEEPALIVE):
         return fault(c, b"clusters", index, b"load balancing or flag unknown")
     if k.tls != SNAP_NONE and k.tls >= c.h.tls.n:
         return fault(c, b"clusters", index, b"no such TLS context")
