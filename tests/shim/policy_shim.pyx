@@ -122,12 +122,14 @@ cdef class Balancer:
         cdef const SnapEndpoint *e = <const SnapEndpoint *>(self.s.base + k.endpoints.off)
         return {text(&self.s, e[i].text): e[i].cell for i in range(k.endpoints.n)}
 
-    def pick(self, name, int n=1, *, avoid=0xffffffff, now=1, hold=False):
-        """The endpoints that n requests get; hold=True leaves each request in flight."""
+    def pick(self, name, int n=1, *, avoid=0xffffffff, now=1, hold=False, key=None):
+        """The endpoints that n requests get; hold=True leaves each request in flight; key: the hash that they are told apart by."""
         cdef bytes raw = name.encode()
         cdef const SnapCluster *k = snap_cluster(&self.s, fnv64(raw, len(raw)))
         cdef const SnapEndpoint *e
         self.view.now_ns = now
+        self.view.keyed = key is not None
+        self.view.key = key or 0
         picked = []
         for _ in range(n):
             e = lb_pick(&self.s, k, &self.view, &self.rng, avoid)
@@ -135,6 +137,13 @@ cdef class Balancer:
             if hold and e != NULL:
                 self.view.rows[self.view.self_row].e[e.cell].active += 1
         return picked
+
+    def table(self, name):
+        """The words of a cluster's hash table."""
+        cdef bytes raw = name.encode()
+        cdef const SnapCluster *k = snap_cluster(&self.s, fnv64(raw, len(raw)))
+        cdef const uint32_t *words = <const uint32_t *>(self.s.base + k.hash_table.off)
+        return [words[i] for i in range(k.hash_table.n)]
 
     def pick_all(self):
         """Pick from every cluster, whatever it is: for snapshots of random bytes that snap_check took."""

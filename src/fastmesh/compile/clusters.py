@@ -6,8 +6,9 @@ config reads them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from fastmesh.compile.lbpolicy import balance
 from fastmesh.model.index import Index, Rule, Service, effective_policy, labels_match
 from fastmesh.model.protocols import HTTP2
 from fastmesh.model.schema import Resource
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from fastmesh.model import ir
 
     Protocol = Literal["http1", "h2", "as_client"]
-
-DEFAULT_LB: Final = "LEAST_REQUEST"
 
 
 def cluster_name(port: int, subset: str, host: str) -> str:
@@ -76,9 +75,7 @@ def base_cluster(
     out: ir.Cluster = {"name": cluster_name(port, subset, host), "service": host, "endpoints": []}
     if namespace:
         out["namespace"] = namespace
-    lb = policy.get("loadBalancer", {}).get("simple", DEFAULT_LB)
-    if lb != DEFAULT_LB:
-        out["lb"] = lb
+    balance(out, policy.get("loadBalancer", {}))
     pool = policy.get("connectionPool", {})
     tcp, http = pool.get("tcp", {}), pool.get("http", {})
     if "maxConnectionDuration" in tcp:

@@ -4,6 +4,7 @@ It knows nothing of Istio's resources and nothing of bytes in shared memory. Key
 default named here. Import it under TYPE_CHECKING only: at run time a sidecar handles plain dicts and does not
 pay for `typing`.
 """
+
 from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
@@ -131,11 +132,23 @@ class Keepalive(TypedDict, total=False):
     probes: int
 
 
+class Hash(TypedDict):
+    """What RING_HASH and MAGLEV go by."""
+
+    on: Literal["header", "cookie", "source", "query"]
+    name: NotRequired[str]  # of the header, cookie or query parameter
+    # Of a cookie that the proxy makes for a request without one; 0: a session's. Without: none is made.
+    ttl_s: NotRequired[int]
+    path: NotRequired[str]  # ... and its path
+    size: NotRequired[int]  # least points of the ring (1024), or slots of Maglev's table: a prime (65537)
+
+
 class Cluster(TypedDict):
     name: str  # outbound|9080|v1|reviews.default.svc.cluster.local
     service: NotRequired[str]  # reviews.default.svc.cluster.local
     namespace: NotRequired[str]
-    lb: NotRequired[Literal["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM"]]  # LEAST_REQUEST
+    lb: NotRequired[Literal["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "RING_HASH", "MAGLEV"]]  # LEAST_REQUEST
+    hash: NotRequired[Hash]  # with RING_HASH and MAGLEV, and only with them
     connect_timeout_ms: NotRequired[int]  # 10000 (Istio)
     idle_timeout_ms: NotRequired[int]  # 3600000 (Istio)
     max_requests_per_connection: NotRequired[int]  # 0: no limit

@@ -47,6 +47,10 @@ of a file are told at once, with file and line. This page is generated from the 
   (`trafficPolicy.retryBudget` sets both).
 - Limits are on by default and hold for all workers of a proxy together: 1024 connections, 1024 requests that
   wait for one, 1024 requests in flight (Envoy's defaults; Istio has none). Above them: 503 with the flag UO.
+- Consistent hashing: a request without a key goes anywhere; `useSourceIp` means the connection's address;
+  `httpCookie` with a `ttl` (`0s`: for the session) makes the cookie for who has none. An endpoint of average
+  weight has half of `minimumRingSize` points or more, whatever the number of endpoints (fewer only where a
+  ring would have more than 131072): who comes or goes moves its own keys only.
 - `exportTo` takes `"*"` only. A port of a ServiceEntry without `protocol` speaks what its name begins with
   (`http2-web`, `grpc`); OPERATIONS.md says what follows from a protocol. TCP is refused.
 

@@ -8,36 +8,13 @@ from typing import Any, Final
 from fastmesh.model import formats as fmt
 from fastmesh.model.fields import Bool, Duration, Enum, Int, List, Map, Message, Number, Str, later, req
 from fastmesh.model.problems import Reporter
+from fastmesh.model.schema_loadbalancer import LOAD_BALANCER
 from fastmesh.model.schema_virtualservice import EXPORT_TO, PORT_SELECTOR
 
 MAX_COUNT: Final = 2**31 - 1
 MAX_REQUESTS_PER_CONNECTION: Final = 2**29
 
 LABELS: Final = Map(Str(fmt.label_value), fmt.label_key)
-
-LOAD_BALANCER: Final = Message(
-    "LoadBalancerSettings",
-    {
-        "simple": Enum(
-            {
-                "UNSPECIFIED": "LEAST_REQUEST",
-                "LEAST_CONN": "LEAST_REQUEST",
-                "RANDOM": "RANDOM",
-                "ROUND_ROBIN": "ROUND_ROBIN",
-                "LEAST_REQUEST": "LEAST_REQUEST",
-            },
-            later={"PASSTHROUGH": "there is no original destination to pass to"},
-            warnings={"LEAST_CONN": "LEAST_CONN is deprecated by Istio and means LEAST_REQUEST"},
-        ),
-        "consistentHash": later(),
-        "localityLbSetting": later(),
-        "zoneAwareLbSetting": later(),
-        "warmupDurationSecs": later(),
-        "warmup": later(),
-    },
-    one_of=(("simple", "consistentHash"),),
-)
-
 
 MAX_KEEPALIVE_MS: Final = 32_767_000
 """The system's limit for both times, in seconds 32767."""

@@ -17,10 +17,13 @@ API = {
     "subjectAltNames sni "
     "insecureSkipVerify caCrl",
     "ConnectionPoolSettings": "tcp http",
+    "ConsistentHashLB": "httpHeaderName httpCookie useSourceIp httpQueryParameterName ringHash maglev "
+    "minimumRingSize",
     "Destination": "host subset port",
     "DestinationRule": "host trafficPolicy subsets exportTo workloadSelector",
     "Gateway": "servers selector",
     "HTTPBody": "string bytes",
+    "HTTPCookie": "name path ttl attributes",
     "HTTPDirectResponse": "status body",
     "HTTPMatchRequest": "name uri scheme method authority headers port sourceLabels gateways queryParams "
     "ignoreUriCase withoutHeaders sourceNamespace statPrefix",
@@ -38,11 +41,13 @@ API = {
     "Headers": "request response",
     "LoadBalancerSettings": "simple consistentHash localityLbSetting zoneAwareLbSetting "
     "warmupDurationSecs warmup",
+    "MagLev": "tableSize",
     "MutualTLS": "mode",
     "PeerAuthentication": "selector mtls portLevelMtls",
     "Port": "number protocol name targetPort",
     "PortSelector": "number",
     "PortTrafficPolicy": "port loadBalancer connectionPool outlierDetection tls",
+    "RingHash": "minimumRingSize",
     "Server": "port bind hosts tls defaultEndpoint name",
     "ServerTLSSettings": "httpsRedirect mode serverCertificate privateKey caCertificates caCrl "
     "credentialName "
@@ -114,7 +119,7 @@ NOT_YET = {
     "http[0].mirror_percent http[0].mirrorPercentage http[0].corsPolicy http[0].match[0].sourceLabels "
     "http[0].match[0].sourceNamespace http[0].match[0].statPrefix",
     "DestinationRule": "workloadSelector trafficPolicy.outlierDetection trafficPolicy.tunnel "
-    "trafficPolicy.proxyProtocol trafficPolicy.loadBalancer.consistentHash "
+    "trafficPolicy.proxyProtocol "
     "trafficPolicy.loadBalancer.localityLbSetting trafficPolicy.loadBalancer.zoneAwareLbSetting "
     "trafficPolicy.loadBalancer.warmup trafficPolicy.loadBalancer.warmupDurationSecs "
     "trafficPolicy.connectionPool.tcp.idleTimeout "

@@ -1,4 +1,4 @@
-"""Which endpoint of a cluster gets a request (L2). Owns the three ways to choose; reads snapshot and cells, counts only in v.rr.
+"""Which endpoint of a cluster gets a request (L2). Owns the ways to choose (but hashing: lb_hash); reads snapshot and cells, counts only in v.rr.
 
 The common case looks at one endpoint's cell (ROUND_ROBIN, RANDOM) or two (LEAST_REQUEST). Only when the choice falls on one that is
 ejected or to be avoided are all looked at, and the request goes to one of the others by weight, so that no neighbour takes it all.
@@ -7,7 +7,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastmesh._core.base.sys cimport fm_load_relaxed, fm_load_relaxed32
 from fastmesh._core.policy.lb cimport LbView, rng_next
-from fastmesh._core.shm.snapshot cimport CL_EQUAL, LB_LEAST_REQUEST, LB_ROUND_ROBIN, Snap, SnapCluster, SnapEndpoint
+from fastmesh._core.policy.lb_hash cimport HashWalk, hash_begin, hash_next
+from fastmesh._core.shm.snapshot cimport CL_EQUAL, LB_LEAST_REQUEST, LB_RING_HASH, LB_ROUND_ROBIN, Snap, SnapCluster, SnapEndpoint
 
 
 cdef inline uint32_t below(uint64_t *rng, uint32_t n) noexcept nogil:
@@ -106,6 +107,21 @@ cdef inline const SnapEndpoint *less_loaded(const SnapCluster *c, const SnapEndp
     return b if load_of(v, b) * a.weight < load_of(v, a) * b.weight else a
 
 
+cdef inline const SnapEndpoint *by_key(const Snap *s, const SnapCluster *c, const SnapEndpoint *e, const LbView *v,
+                                       uint32_t avoid_cell) noexcept nogil:
+    """The key's endpoint, or the next on its way that is usable. When none is found, the key's own: who then takes it is as for all."""
+    cdef HashWalk walk
+    cdef uint32_t own, place
+    hash_begin(&walk, s, c, v.key)
+    if not hash_next(&walk, &own):
+        return e
+    place = own
+    while not usable(v, e + place, avoid_cell):
+        if not hash_next(&walk, &place):
+            return e + own
+    return e + place
+
+
 cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil:
     cdef const SnapEndpoint *e = <const SnapEndpoint *>(s.base + c.endpoints.off)
     cdef const SnapEndpoint *found
@@ -115,6 +131,8 @@ cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbVi
         found = less_loaded(c, e, v, rng, avoid_cell)
     elif c.lb == LB_ROUND_ROBIN:
         found = in_turn(c, e, v, rng)
+    elif c.lb >= LB_RING_HASH and v.keyed:
+        found = by_key(s, c, e, v, avoid_cell)
     else:
         found = by_weight(c, e, rng)
     if usable(v, found, avoid_cell):

@@ -148,6 +148,7 @@ cdef enum:  # Exchange.flags
     XF_GRPC_TIMEOUT = 32768      # ... with a deadline of its own
     XF_PENDING = 65536           # counted as waiting for a connection
     XF_RETRYING = 131072         # counted as a retry
+    XF_HASHED = 1048576          # hash_key is set
 
 cdef struct DownOps:             # what an exchange asks of its client's side
     int (*head)(Exchange *ex, Msg *m) noexcept nogil
@@ -219,6 +220,7 @@ cdef struct Exchange:
     uint32_t cell                # endpoint cell, SNAP_NONE
     uint32_t last_cell
     uint32_t cluster_cell        # where it is counted (policy/breaker), SNAP_NONE
+    uint64_t hash_key            # of consistent hashing (proxy/hashkey), with XF_HASHED
     const char *details          # RESPONSE_CODE_DETAILS, a literal
     Plan plan
     Timer timer                  # request timeout, or the back-off before a retry

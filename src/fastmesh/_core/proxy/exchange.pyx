@@ -17,11 +17,12 @@ from fastmesh._core.proto.msg cimport (
 from fastmesh._core.proxy.attempts cimport attempts_gave_up, attempts_over, attempts_send, attempts_tell
 from fastmesh._core.proxy.call cimport call_begin, call_expired, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
-    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CHUNKED_REQ, XF_GRPC, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE, XF_RETRYING,
+    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CHUNKED_REQ, XF_GRPC, XF_HASHED, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE, XF_RETRYING,
     XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UPGRADE, DownOps,
     Exchange, ListenerState, Plan, Worker)
 from fastmesh._core.proxy.deadline cimport deadline_begin, deadline_send
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
+from fastmesh._core.proxy.hashkey cimport hashkey_take
 from fastmesh._core.proxy.log cimport log_exchange, log_keep_refused, log_keep_request, log_keep_route
 from fastmesh._core.proxy.pending cimport pending_over, pending_waits
 from fastmesh._core.proxy.replay cimport replay_forget, replay_forget_body, replay_keep_data, replay_keep_head
@@ -212,6 +213,8 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     rc = forward_keep_response_ops(ex, &rm)
     if rc == FM_OK:
         rc = forward_request(ex, m, &rm, &target)
+    if rc == FM_OK:
+        rc = hashkey_take(ex, m, c)
     log_keep_request(ex, m)
     log_keep_route(ex, snap_str(&w.snap, c.name), snap_str(&w.snap, rm.route.name))
     if rc == FM_OK:
@@ -266,6 +269,8 @@ cdef void pick(Exchange *ex, Msg *m, int how) noexcept nogil:
     v.self_row = w.seg.self_row
     v.now_ns = w.r.now_ns
     v.rr = w.rr
+    v.key = ex.hash_key
+    v.keyed = (ex.flags & XF_HASHED) != 0
     ep = lb_pick(&w.snap, c, &v, &w.rng, ex.last_cell if how == AS_TRY else SNAP_NONE)
     if ep == NULL:
         answer(ex, FM_ENOHEALTHY)

@@ -11,6 +11,8 @@ cdef int forward_request(Exchange *ex, Msg *m, const RouteMatch *rm, Slice *targ
 """Edit m for the way upstream and give the target to send. FM_OK or FM_EHEAD: it does not fit."""
 cdef int forward_keep_response_ops(Exchange *ex, const RouteMatch *rm) noexcept nogil
 """Copy the route's response operations into ex.ops. FM_OK or FM_ENOMEM."""
+cdef int forward_keep_field(Exchange *ex, Slice name, int hid, Slice value) noexcept nogil
+"""One more field for the answer's head, copied into ex.ops. FM_OK or FM_ENOMEM."""
 cdef int forward_response(Exchange *ex, Msg *m) noexcept nogil
 """Edit the answer's head: kept operations, Date when it has none (RFC 9110 6.6.1)."""
 cdef int msg_add(Msg *m, const char *name, uint32_t name_n, const char *value, uint32_t value_n, int hid) noexcept nogil

@@ -1,7 +1,7 @@
 """What the proxy changes in a head (L3). See forward.pxd."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
-from fastmesh._core.base.buf cimport Block, block_data, block_new
+from fastmesh._core.base.buf cimport Block, block_data, block_free, block_new
 from fastmesh._core.base.err cimport FM_EHEAD, FM_ENOMEM, FM_OK
 from fastmesh._core.base.view cimport Slice, ascii_lower, slice_of
 from fastmesh._core.net.sock cimport addr_text
@@ -14,7 +14,7 @@ from fastmesh._core.proto.trace cimport (
     REQUEST_ID_BYTES, TRACEPARENT_BYTES, request_id_make, trace_b3_id, trace_begin, trace_parse)
 from fastmesh._core.proxy.ctx cimport HBUF_BYTES, Exchange, Worker
 from fastmesh._core.shm.snapshot cimport (
-    HOP_REMOVE, HOP_SET, RW_FULL, RW_PREFIX, Snap, SnapArr, SnapCluster, SnapEndpoint, SnapHdrOp, snap_at, snap_str)
+    HOP_ADD, HOP_REMOVE, HOP_SET, RW_FULL, RW_PREFIX, Snap, SnapArr, SnapCluster, SnapEndpoint, SnapHdrOp, snap_at, snap_str)
 from fastmesh._core.shm.stats cimport DIR_GATEWAY, DIR_INBOUND, SEC_NONE
 
 
@@ -271,6 +271,31 @@ cdef int forward_keep_response_ops(Exchange *ex, const RouteMatch *rm) noexcept 
     keep_ops(s, rm.action.response_ops, ex.ops)
     if rm.dest != NULL:
         keep_ops(s, rm.dest.response_ops, ex.ops)
+    return FM_OK
+
+
+cdef int forward_keep_field(Exchange *ex, Slice name, int hid, Slice value) noexcept nogil:
+    cdef uint32_t had = ex.ops.end if ex.ops != NULL else 0
+    cdef uint32_t n = had + <uint32_t>sizeof(KeptOp) + name.n + value.n
+    cdef Block *b = block_new(&ex.w.r.bufs, n)
+    cdef KeptOp k
+    cdef char *p
+    if b == NULL or b.cap < n:
+        block_free(&ex.w.r.bufs, b)
+        return FM_ENOMEM
+    p = block_data(b)
+    if had:
+        memcpy(p, block_data(ex.ops), had)
+        block_free(&ex.w.r.bufs, ex.ops)
+    k.op = HOP_ADD
+    k.hid = <uint8_t>hid
+    k.name_n = <uint16_t>name.n
+    k.value_n = value.n
+    memcpy(p + had, &k, sizeof(k))
+    memcpy(p + had + sizeof(k), name.p, name.n)
+    memcpy(p + had + sizeof(k) + name.n, value.p, value.n)
+    b.end = n
+    ex.ops = b
     return FM_OK
 
 

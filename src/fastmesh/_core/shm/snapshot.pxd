@@ -241,6 +241,9 @@ cdef enum:  # SnapCluster.hash_on
     HASH_SOURCE
     HASH_QUERY
 
+cdef enum:  # SnapCluster.hash_ttl_s
+    HASH_NO_COOKIE = 0xffffffff  # none is made
+
 cdef struct SnapLevel:           # 16 bytes: a run of a cluster's endpoints that are equally near
     uint32_t first               # within the cluster's endpoints
     uint32_t n
@@ -276,10 +279,10 @@ cdef struct SnapCluster:         # 256 bytes; the array is sorted by id
     SnapOutlier outlier
     uint8_t hash_on              # HASH_*: what LB_RING_HASH and LB_MAGLEV go by
     uint8_t reserved1[3]
-    uint32_t hash_ttl_s          # of a cookie that the proxy makes; 0: a session's
+    uint32_t hash_ttl_s          # of a cookie that the proxy makes; 0: a session's; or HASH_NO_COOKIE
     SnapStr hash_name            # header, cookie or query parameter
     SnapStr hash_path            # of a cookie
-    SnapArr hash_table           # uint32 places within the endpoints
+    SnapArr hash_table           # uint32: see shm/hashtab.pxd
     uint32_t warm_ms             # slow start of a new endpoint; 0: none
     uint16_t warm_least_percent
     uint16_t warm_aggression_centi

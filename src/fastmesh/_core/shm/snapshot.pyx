@@ -10,7 +10,7 @@ from fastmesh._core.base.err cimport FM_ESNAP, FM_OK
 from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS, SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
     ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, CF_IGNORE_CASE, CF_NOT, CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_KEEPALIVE, CL_VERIFY_SAN, EP_TLS, HOP_REMOVE, L_INBOUND,
-    AF_RETRY_ANYWHERE, AF_RETRY_SAME, HASH_NONE, HASH_QUERY, LB_MAGLEV, LB_RING_HASH, LF_HTTPS_REDIRECT, MILLION, ON_PORT, OP_ANY, OP_PATH_PREFIX, OP_PRESENT, OP_REGEX, RO_LAST, RW_FULL, SNAP_MAGIC, SNAP_MAX_HOST,
+    AF_RETRY_ANYWHERE, AF_RETRY_SAME, HASH_COOKIE, HASH_NONE, HASH_QUERY, LB_MAGLEV, LB_RING_HASH, LF_HTTPS_REDIRECT, MILLION, ON_PORT, OP_ANY, OP_PATH_PREFIX, OP_PRESENT, OP_REGEX, RO_LAST, RW_FULL, SNAP_MAGIC, SNAP_MAX_HOST,
     SNAP_MAX_LABELS, SNAP_MAX_NAME, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_MAX_TOTAL, SNAP_MAX_VALUE, SNAP_MAX_WEIGHT, SNAP_NONE, SNAP_VERSION, TF_SERVER,
     TF_TICKETS, TF_VERIFY, TLS_DISABLE, TLS_PERMISSIVE, Snap, SnapAction, SnapArr, SnapCluster, SnapCond, SnapDest, SnapEndpoint,
     SnapFault, SnapHdrOp, SnapHeader, SnapHost, SnapListener, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, host_hash)
@@ -320,11 +320,38 @@ cdef int check_actions(Check *c) noexcept nogil:
     return FM_OK
 
 
+cdef int check_hash(Check *c, const SnapCluster *k, uint32_t index) noexcept nogil:
+    cdef const uint32_t *table = <const uint32_t *>(c.base + k.hash_table.off)
+    cdef uint32_t first = 0
+    cdef uint32_t i
+    if k.lb < LB_RING_HASH:
+        return FM_OK if k.hash_table.n == 0 else fault(c, b"clusters", index, b"a hash table of no use")
+    if k.endpoints.n and k.hash_table.n == 0:
+        return fault(c, b"clusters", index, b"no hash table")
+    if k.lb == LB_RING_HASH:
+        first = k.hash_table.n / 2
+        if k.hash_table.n % 2:
+            return fault(c, b"clusters", index, b"a ring whose points and places differ in number")
+        for i in range(1, first):
+            if table[i] < table[i - 1]:
+                return fault(c, b"clusters", index, b"a ring out of order")
+    for i in range(first, k.hash_table.n):
+        if table[i] >= k.endpoints.n:
+            return fault(c, b"clusters", index, b"a hash table with a place that no endpoint has")
+    if k.hash_on == HASH_COOKIE or k.hash_path.n:
+        if not name_ok(c, k.hash_name) or not token_ok(c, k.hash_path):
+            return fault(c, b"clusters", index, b"not a valid cookie")
+        for i in range(k.hash_path.n):
+            if c.base[k.hash_path.off + i] == c';':
+                return fault(c, b"clusters", index, b"not a valid cookie")
+    return FM_OK
+
+
 cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept nogil:
     cdef const SnapEndpoint *e = <const SnapEndpoint *>(c.base + k.endpoints.off)
-    cdef const uint32_t *places
     cdef uint64_t sum = 0
     cdef uint32_t i
+    cdef int rc
     if not str_ok(c, k.name) or not str_ok(c, k.service) or not str_ok(c, k.sni):
         return fault(c, b"clusters", index, b"string out of bounds")
     if k.id != fnv64(c.base + k.name.off, k.name.n):
@@ -341,12 +368,9 @@ cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept 
         return fault(c, b"clusters", index, b"hash unknown, or of no use")
     if k.levels.n or not str_ok(c, k.hash_name) or not str_ok(c, k.hash_path) or not within(c.h.u32s, sizeof(uint32_t), k.hash_table):
         return fault(c, b"clusters", index, b"levels, strings or hash table out of bounds")
-    places = <const uint32_t *>(c.base + k.hash_table.off)
-    if k.lb >= LB_RING_HASH and k.endpoints.n and k.hash_table.n == 0:
-        return fault(c, b"clusters", index, b"no hash table")
-    for i in range(k.hash_table.n):
-        if places[i] >= k.endpoints.n:
-            return fault(c, b"clusters", index, b"a hash table with a place that no endpoint has")
+    rc = check_hash(c, k, index)
+    if rc != FM_OK:
+        return rc
     if not within(c.h.strs, sizeof(SnapStr), k.sans):
         return fault(c, b"clusters", index, b"identities out of bounds")
     if not within(c.h.endpoints, sizeof(SnapEndpoint), k.endpoints):

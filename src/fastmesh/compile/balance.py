@@ -1,0 +1,48 @@
+"""What load balancing beyond the choice of an algorithm is packed from: consistent hashing.
+
+Knows the dict form of a cluster (model/ir.py); the tables are made by shm/hashtab.
+"""
+
+from __future__ import annotations
+
+from fastmesh._core.shm.pack import Packer
+from fastmesh.compile.tables import MAX_NAME, MAX_VALUE, TOKEN, choose, refuse, target_part, uint
+
+TYPE_CHECKING = False  # of typing: see tables
+if TYPE_CHECKING:
+    from fastmesh.model import ir
+
+HASHING = ("RING_HASH", "MAGLEV")
+HASH_ON = {"header": 1, "cookie": 2, "source": 3, "query": 4}  # HASH_* of shm/snapshot.pxd
+NO_COOKIE = 0xFFFFFFFF  # as HASH_NO_COOKIE
+MAX_TABLE = 1_048_576  # as HASH_MAX_TABLE: what a ring or table may cost every worker's cache
+RING_SIZE, TABLE_SIZE = 1024, 65537  # Envoy's defaults
+
+
+def is_prime(n: int) -> bool:
+    """By trial division: up to MAX_TABLE that is a thousand steps."""
+    return n > 1 and all(n % d for d in range(2, int(n**0.5) + 1))
+
+
+def pack_hash(packer: Packer, index: int, cluster: ir.Cluster, path: str) -> None:
+    """The part of a cluster that RING_HASH and MAGLEV need."""
+    lb, made = cluster.get("lb", ""), cluster.get("hash")
+    if (lb in HASHING) != (made is not None):
+        raise refuse(f"{path}.hash", "goes with RING_HASH and MAGLEV, and they with it")
+    if made is None:
+        return
+    path = f"{path}.hash"
+    on, name = choose(HASH_ON, made["on"], f"{path}.on"), made.get("name", "")
+    if on == HASH_ON["cookie"] and not set(name) <= set(TOKEN):
+        raise refuse(f"{path}.name", f"{name!r} is no name of a cookie")
+    if len(name) > MAX_NAME or (made["on"] != "source") != bool(name):
+        raise refuse(f"{path}.name", "missing, of no use, or too long")
+    size = made.get("size", RING_SIZE if lb == "RING_HASH" else TABLE_SIZE)
+    size = uint(size, f"{path}.size", MAX_TABLE, 1)
+    if lb == "MAGLEV" and not is_prime(size):
+        raise refuse(f"{path}.size", f"{size} is no prime")
+    cookie_path = target_part(made.get("path", ""), f"{path}.path")
+    if len(cookie_path) > MAX_VALUE or ";" in cookie_path:
+        raise refuse(f"{path}.path", "too long, or with a semicolon")
+    ttl = uint(made.get("ttl_s", 0), f"{path}.ttl_s", NO_COOKIE - 1) if "ttl_s" in made else NO_COOKIE
+    packer.cluster_hash(index, on=on, name=name, path=cookie_path, ttl_s=ttl, size=size)
