@@ -40,7 +40,7 @@ DIRECTIVES = {
     "embedsignature": True,
 }
 
-# What a module links beyond libc, by its name. A module that calls OpenSSL or RE2 itself stands here.
+# What a module links beyond libc, by its name. A module that calls OpenSSL, RE2 or libm itself stands here.
 LIBRARIES = {
     "fastmesh._core.net.tls": ["ssl", "crypto"],
     "fastmesh._core.net.tls_ctx": ["ssl", "crypto"],
@@ -50,6 +50,7 @@ LIBRARIES = {
     "fastmesh._core.net.conn": ["ssl", "crypto"],
     "fastmesh._core.proxy.bridge": ["crypto"],
     "fastmesh._core.base.regex": ["re2", "stdc++"],
+    "fastmesh._core.policy.lb_ewma": ["m"],
 }
 # RE2 is C++: its wrapper is the only module compiled as such.
 CPLUSPLUS = {"fastmesh._core.base.regex"}

@@ -5,6 +5,7 @@ from libc.string cimport memset
 from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_full, regex_new
 from fastmesh._core.base.sys cimport fm_clock_ns
 from fastmesh._core.policy.lb cimport LbView, lb_pick
+from fastmesh._core.policy.lb_ewma cimport ewma_cost, ewma_observe
 from fastmesh._core.policy.router cimport RouteMatch, router_load, router_match
 from fastmesh._core.proto.msg cimport HF_DROP, MF_ABSOLUTE, MF_HTTPS, MSG_MAX_HEADERS, Msg, hdr_id
 from fastmesh._core.shm.layout cimport EP_CELLS
@@ -137,6 +138,13 @@ cdef class Balancer:
             if hold and e != NULL:
                 self.view.rows[self.view.self_row].e[e.cell].active += 1
         return picked
+
+    def observe(self, uint32_t cell, uint64_t now, uint64_t rtt, uint32_t decay_ms=10000):
+        """A request took so long at this cell's endpoint."""
+        ewma_observe(&self.view.cells[cell], now, decay_ms, rtt)
+
+    def cost(self, uint32_t cell, uint64_t now, uint64_t active=0, uint32_t decay_ms=10000):
+        return ewma_cost(&self.view.cells[cell], now, decay_ms, active)
 
     def table(self, name):
         """The words of a cluster's hash table."""

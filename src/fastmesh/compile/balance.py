@@ -1,4 +1,4 @@
-"""What load balancing beyond the choice of an algorithm is packed from: consistent hashing.
+"""What load balancing beyond the choice of an algorithm is packed from.
 
 Knows the dict form of a cluster (model/ir.py); the tables are made by shm/hashtab.
 """
@@ -16,12 +16,20 @@ HASHING = ("RING_HASH", "MAGLEV")
 HASH_ON = {"header": 1, "cookie": 2, "source": 3, "query": 4}  # HASH_* of shm/snapshot.pxd
 NO_COOKIE = 0xFFFFFFFF  # as HASH_NO_COOKIE
 MAX_TABLE = 1_048_576  # as HASH_MAX_TABLE: what a ring or table may cost every worker's cache
+DECAY_MS, MAX_DECAY_MS = 10_000, 3_600_000  # Linkerd's default
 RING_SIZE, TABLE_SIZE = 1024, 65537  # Envoy's defaults
 
 
 def is_prime(n: int) -> bool:
     """By trial division: up to MAX_TABLE that is a thousand steps."""
     return n > 1 and all(n % d for d in range(2, int(n**0.5) + 1))
+
+
+def pack_balance(packer: Packer, index: int, cluster: ir.Cluster, path: str) -> None:
+    """All that load balancing of a cluster needs besides its algorithm."""
+    pack_hash(packer, index, cluster, path)
+    decay = uint(cluster.get("decay_ms", DECAY_MS), f"{path}.decay_ms", MAX_DECAY_MS, 1)
+    packer.cluster_shape(index, decay_ms=decay if cluster.get("lb") == "PEAK_EWMA" else 0)
 
 
 def pack_hash(packer: Packer, index: int, cluster: ir.Cluster, path: str) -> None:

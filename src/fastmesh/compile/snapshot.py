@@ -9,7 +9,7 @@ from __future__ import annotations
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from fastmesh._core.shm.pack import NONE, Packer, fnv1a
-from fastmesh.compile.balance import pack_hash
+from fastmesh.compile.balance import pack_balance
 from fastmesh.compile.cells import CellMap
 from fastmesh.compile.tables import MAX_TOTAL, MAX_WEIGHT, TablePacker, choose, refuse, run, uint
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 KINDS = {"gateway": 0, "outbound": 1, "inbound": 2}
 TLS_MODES = {"disable": 0, "strict": 1, "permissive": 2}
-LB = {"ROUND_ROBIN": 0, "LEAST_REQUEST": 1, "RANDOM": 2, "RING_HASH": 4, "MAGLEV": 5}
+LB = {"ROUND_ROBIN": 0, "LEAST_REQUEST": 1, "RANDOM": 2, "PEAK_EWMA": 3, "RING_HASH": 4, "MAGLEV": 5}
 TLS_VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
 FAMILIES = {4: AF_INET, 6: AF_INET6}
 HTTPS_REDIRECT = 1
@@ -181,7 +181,7 @@ def pack_cluster(
                 for name in ("time_s", "interval_s", "probes")
             },
         )
-    pack_hash(packer, index, cluster, path)
+    pack_balance(packer, index, cluster, path)
     return index
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
+Balancing = Literal["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "PEAK_EWMA", "RING_HASH", "MAGLEV"]
 Op = Literal["exact", "prefix", "suffix", "regex", "present", "path_prefix"]
 
 
@@ -147,7 +148,8 @@ class Cluster(TypedDict):
     name: str  # outbound|9080|v1|reviews.default.svc.cluster.local
     service: NotRequired[str]  # reviews.default.svc.cluster.local
     namespace: NotRequired[str]
-    lb: NotRequired[Literal["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "RING_HASH", "MAGLEV"]]  # LEAST_REQUEST
+    lb: NotRequired[Balancing]  # LEAST_REQUEST
+    decay_ms: NotRequired[int]  # with PEAK_EWMA: 10000
     hash: NotRequired[Hash]  # with RING_HASH and MAGLEV, and only with them
     connect_timeout_ms: NotRequired[int]  # 10000 (Istio)
     idle_timeout_ms: NotRequired[int]  # 3600000 (Istio)

@@ -47,6 +47,9 @@ of a file are told at once, with file and line. This page is generated from the 
   (`trafficPolicy.retryBudget` sets both).
 - Limits are on by default and hold for all workers of a proxy together: 1024 connections, 1024 requests that
   wait for one, 1024 requests in flight (Envoy's defaults; Istio has none). Above them: 503 with the flag UO.
+- `simple: PEAK_EWMA` is not Istio's: Linkerd's algorithm, the better of two endpoints by the time answers
+  took there (a peak counts at once, then it fades over 10 s) and the requests in flight, over all workers. A
+  failed attempt, 429, 502, 503 and 504 count as a second at least.
 - Consistent hashing: a request without a key goes anywhere; `useSourceIp` means the connection's address;
   `httpCookie` with a `ttl` (`0s`: for the session) makes the cookie for who has none. An endpoint of average
   weight has half of `minimumRingSize` points or more, whatever the number of endpoints (fewer only where a

@@ -89,6 +89,7 @@ LOAD_BALANCER: Final = Message(
                 "RANDOM": "RANDOM",
                 "ROUND_ROBIN": "ROUND_ROBIN",
                 "LEAST_REQUEST": "LEAST_REQUEST",
+                "PEAK_EWMA": "PEAK_EWMA",  # not Istio's
             },
             later={"PASSTHROUGH": "there is no original destination to pass to"},
             warnings={"LEAST_CONN": "LEAST_CONN is deprecated by Istio and means LEAST_REQUEST"},

@@ -123,6 +123,7 @@ SOURCE = {"on": "source"}
         ("{}", {}),
         ("{simple: LEAST_REQUEST}", {}),
         ("{simple: RANDOM}", {"lb": "RANDOM"}),
+        ("{simple: PEAK_EWMA}", {"lb": "PEAK_EWMA"}),
         ("{consistentHash: {useSourceIp: true}}", {"lb": "RING_HASH", "hash": SOURCE}),
         ("{consistentHash: {useSourceIp: false}}", {"lb": "RANDOM"}),
         (

@@ -26,7 +26,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
         "ROUNDROBIN",
         'trafficPolicy.loadBalancer.simple: unknown value "ROUNDROBIN"; known: UNSPECIFIED, '
         "LEAST_CONN, RANDOM, "
-        "ROUND_ROBIN, LEAST_REQUEST, PASSTHROUGH",
+        "ROUND_ROBIN, LEAST_REQUEST, PEAK_EWMA, PASSTHROUGH",
     ),
     (
         "DestinationRule",

@@ -1,14 +1,15 @@
-"""Which endpoint of a cluster gets a request (L2). Owns the ways to choose (but hashing: lb_hash); reads snapshot and cells, counts only in v.rr.
+"""Which endpoint of a cluster gets a request (L2). Owns the ways to choose (but hashing: lb_hash, and what an endpoint costs: lb_ewma); reads snapshot and cells, counts only in v.rr.
 
-The common case looks at one endpoint's cell (ROUND_ROBIN, RANDOM) or two (LEAST_REQUEST). Only when the choice falls on one that is
+The common case looks at one endpoint's cell (ROUND_ROBIN, RANDOM) or two (LEAST_REQUEST, PEAK_EWMA). Only when the choice falls on one that is
 ejected or to be avoided are all looked at, and the request goes to one of the others by weight, so that no neighbour takes it all.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastmesh._core.base.sys cimport fm_load_relaxed, fm_load_relaxed32
 from fastmesh._core.policy.lb cimport LbView, rng_next
+from fastmesh._core.policy.lb_ewma cimport ewma_cost
 from fastmesh._core.policy.lb_hash cimport HashWalk, hash_begin, hash_next
-from fastmesh._core.shm.snapshot cimport CL_EQUAL, LB_LEAST_REQUEST, LB_RING_HASH, LB_ROUND_ROBIN, Snap, SnapCluster, SnapEndpoint
+from fastmesh._core.shm.snapshot cimport CL_EQUAL, LB_LEAST_REQUEST, LB_PEAK_EWMA, LB_RING_HASH, LB_ROUND_ROBIN, Snap, SnapCluster, SnapEndpoint
 
 
 cdef inline uint32_t below(uint64_t *rng, uint32_t n) noexcept nogil:
@@ -83,9 +84,13 @@ cdef inline uint64_t load_of(const LbView *v, const SnapEndpoint *e) noexcept no
     return sum
 
 
+cdef inline double cost_of(const SnapCluster *c, const LbView *v, const SnapEndpoint *e) noexcept nogil:
+    return ewma_cost(&v.cells[e.cell], v.now_ns, c.decay_ms, load_of(v, e))
+
+
 cdef inline const SnapEndpoint *less_loaded(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng,
                                             uint32_t avoid_cell) noexcept nogil:
-    """Power of two choices: of two different endpoints the one with fewer exchanges in flight for its weight. Where both are as busy the
+    """Power of two choices: of two different endpoints the one with fewer exchanges in flight for its weight, or of less cost. Where both are as busy the
     first choice stands, which was made by weight: an idle cluster is used by weight too."""
     cdef const SnapEndpoint *a = by_weight(c, e, rng)
     cdef const SnapEndpoint *b
@@ -104,6 +109,8 @@ cdef inline const SnapEndpoint *less_loaded(const SnapCluster *c, const SnapEndp
         return a
     if not usable(v, a, avoid_cell):
         return b
+    if c.lb == LB_PEAK_EWMA:
+        return b if cost_of(c, v, b) * a.weight < cost_of(c, v, a) * b.weight else a
     return b if load_of(v, b) * a.weight < load_of(v, a) * b.weight else a
 
 
@@ -127,7 +134,7 @@ cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbVi
     cdef const SnapEndpoint *found
     if c.endpoints.n == 0:
         return NULL
-    if c.lb == LB_LEAST_REQUEST:
+    if c.lb == LB_LEAST_REQUEST or c.lb == LB_PEAK_EWMA:
         found = less_loaded(c, e, v, rng, avoid_cell)
     elif c.lb == LB_ROUND_ROBIN:
         found = in_turn(c, e, v, rng)

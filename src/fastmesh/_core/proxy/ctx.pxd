@@ -188,6 +188,7 @@ cdef struct Plan:                # what the route said, copied
     uint32_t retry_on
     uint32_t backoff_base_ms
     uint32_t backoff_most_ms
+    uint32_t decay_ms            # of the cluster's LB_PEAK_EWMA; 0: nothing is learnt (proxy/learn)
     uint16_t nstatuses
     uint16_t statuses[16]        # RETRY_STATUSES
 

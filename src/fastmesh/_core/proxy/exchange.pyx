@@ -23,6 +23,7 @@ from fastmesh._core.proxy.ctx cimport (
 from fastmesh._core.proxy.deadline cimport deadline_begin, deadline_send
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
 from fastmesh._core.proxy.hashkey cimport hashkey_take
+from fastmesh._core.proxy.learn cimport learn_answer, learn_failure, learn_waited
 from fastmesh._core.proxy.log cimport log_exchange, log_keep_refused, log_keep_request, log_keep_route
 from fastmesh._core.proxy.pending cimport pending_over, pending_waits
 from fastmesh._core.proxy.replay cimport replay_forget, replay_forget_body, replay_keep_data, replay_keep_head
@@ -72,6 +73,8 @@ cdef void exchange_finish(Exchange *ex) noexcept nogil:
     cdef Worker *w = ex.w
     if ex.phase == PH_DONE:
         return
+    if ex.phase == PH_SEND:
+        learn_waited(ex)
     ex.phase = PH_DONE
     w.seg.slot.active -= 1
     timer_del(&w.r.wheel, &ex.timer)
@@ -210,6 +213,7 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     c = &(<const SnapCluster *>(w.snap.base + w.snap.h.clusters.off))[rm.dest.cluster]
     take_plan(&ex.plan, &w.snap, rm.action)
     ex.plan.cluster = c.id
+    ex.plan.decay_ms = c.decay_ms
     rc = forward_keep_response_ops(ex, &rm)
     if rc == FM_OK:
         rc = forward_request(ex, m, &rm, &target)
@@ -356,6 +360,7 @@ cdef bint idempotent(int method) noexcept nogil:
 cdef void retry_or_answer(Exchange *ex, int code) noexcept nogil:
     # who does not answer is a case of all three, whatever the reason, as in Envoy
     cdef uint32_t wanted = RO_5XX | RO_GATEWAY_ERROR | RO_RESET
+    learn_failure(ex, code)
     if code == RE_CONNECT or code == RE_CONNECT_TIMEOUT or code == RE_UP_TLS:
         wanted |= RO_CONNECT_FAILURE
     elif code == RE_UP_RESET and not ex.flags & XF_HEAD_SENT:
@@ -461,8 +466,10 @@ cdef void on_try_timer(void *arg, uint64_t now_ms) noexcept nogil:
     # a try has taken too long
     if ex.phase == PH_CONNECT:
         exchange_up_failed(ex, RE_PENDING if pending_waits(ex) else RE_CONNECT_TIMEOUT)
-    elif ex.phase == PH_SEND and not retry(ex, RO_5XX | RO_GATEWAY_ERROR | RO_RESET):
-        answer(ex, RE_TIMEOUT)
+    elif ex.phase == PH_SEND:
+        learn_waited(ex)
+        if not retry(ex, RO_5XX | RO_GATEWAY_ERROR | RO_RESET):
+            answer(ex, RE_TIMEOUT)
 
 
 cdef void exchange_down_closed(Exchange *ex) noexcept nogil:
@@ -542,6 +549,7 @@ cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
             ex.dops.head(ex, m)  # HTTP/1.0 knows no interim answers
             ex.dops.flush(ex)
         return
+    learn_answer(ex, m.status)
     wanted = retry_on_status(m.status, ex.plan.statuses, ex.plan.nstatuses)
     if m.body == BODY_NONE and call_status(ex, m.hdr, <int>m.nhdr):
         wanted |= call_retry_on(ex)  # trailers only: the call may be made again

@@ -6,6 +6,7 @@
 A place counts within the cluster's endpoints. A table depends on who the endpoints are and on their weights, not on their order.
 """
 from libc.stdint cimport uint32_t, uint64_t
+from fastmesh._core.shm.snapshot cimport SnapEndpoint
 
 cdef enum:
     HASH_MAX_TABLE = 1048576     # points or slots that config may ask for: 8 MiB a cluster
@@ -24,6 +25,9 @@ cdef struct HashNode:
     uint32_t weight              # > 0
     uint32_t place
 
+cdef uint32_t *hashtab_make(const SnapEndpoint *e, uint32_t n, const char *blob, int lb, uint32_t size, uint32_t *words) noexcept nogil
+"""The table of these endpoints (texts relative to blob) with LB_RING_HASH or LB_MAGLEV; `size`: the least number of points, or slots. The
+caller frees it. NULL: no memory, or n is 0."""
 cdef uint32_t ring_size(const HashNode *v, uint32_t n, uint32_t least) noexcept nogil
 """Points of the ring of these endpoints; 2 words each. An endpoint of average weight has at least half of `least` points, rounded up to a
 power of two, so that two have a ring of the size asked for. That number does not depend on how many endpoints there are (up to

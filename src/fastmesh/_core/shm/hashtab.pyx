@@ -1,9 +1,10 @@
-"""Tables of consistent hashing (L1). See hashtab.pxd. Knows no snapshot and no request."""
+"""Tables of consistent hashing (L1). See hashtab.pxd. Knows no request."""
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort
 
 from fastmesh._core.base.err cimport FM_ENOMEM, FM_OK
 from fastmesh._core.shm.hashtab cimport RING_POINTS_MOST, HashNode, mix64
+from fastmesh._core.shm.snapshot cimport LB_RING_HASH, SnapEndpoint, fnv64
 
 cdef enum:
     EMPTY = 0xffffffff
@@ -155,3 +156,29 @@ cdef int maglev_fill(HashNode *v, uint32_t n, uint32_t slots, uint32_t *out) noe
         sink(heap, n, 0)
     free(heap)
     return FM_OK
+
+
+cdef uint32_t *hashtab_make(const SnapEndpoint *e, uint32_t n, const char *blob, int lb, uint32_t size, uint32_t *words) noexcept nogil:
+    cdef HashNode *nodes
+    cdef uint32_t *out
+    cdef uint32_t i
+    cdef int rc
+    words[0] = 0
+    if n == 0:
+        return NULL
+    nodes = <HashNode *>calloc(n, sizeof(HashNode))
+    if nodes == NULL:
+        return NULL
+    for i in range(n):
+        nodes[i].key = mix64(fnv64(blob + e[i].text.off, e[i].text.n))
+        nodes[i].weight = e[i].weight
+        nodes[i].place = i
+    words[0] = 2 * ring_size(nodes, n, size) if lb == LB_RING_HASH else size
+    out = <uint32_t *>malloc(words[0] * sizeof(uint32_t))
+    if out != NULL:
+        rc = ring_fill(nodes, n, size, out) if lb == LB_RING_HASH else maglev_fill(nodes, n, size, out)
+        if rc != FM_OK:
+            free(out)
+            out = NULL
+    free(nodes)
+    return out

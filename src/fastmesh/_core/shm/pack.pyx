@@ -5,15 +5,14 @@ while sections grow and made absolute once, in finish(). Order of calls: what is
 clusters, ...). A (first, n) pair names a run of elements that were added one after the other; () is none.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
-from fastmesh._core.base.err cimport FM_OK
 from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_new
-from fastmesh._core.shm.hashtab cimport HashNode, maglev_fill, mix64, ring_fill, ring_size
+from fastmesh._core.shm.hashtab cimport hashtab_make
 from fastmesh._core.shm.layout cimport SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
-    CL_EQUAL, CL_KEEPALIVE, LB_RING_HASH, SNAP_MAGIC, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_NONE, SNAP_VERSION, SnapAction, SnapArr, SnapCluster, SnapCond,
+    CL_EQUAL, CL_KEEPALIVE, SNAP_MAGIC, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_NONE, SNAP_VERSION, SnapAction, SnapArr, SnapCluster, SnapCond,
     SnapDest, SnapEndpoint, SnapHdrOp, SnapHeader, SnapHost, SnapListener, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64,
     host_hash)
 
@@ -291,33 +290,27 @@ cdef class Packer:
     def cluster_hash(self, index: int, *, on: int, name: str, path: str, ttl_s: int, size: int) -> None:
         """Consistent hashing of a cluster that was added: `size` is the least number of points of a ring, or Maglev's slots."""
         cdef SnapCluster *k = self.cluster_at(index)
-        cdef uint32_t n = k.endpoints.n
-        cdef uint32_t least = size
-        cdef HashNode *nodes = <HashNode *>calloc(n + 1, sizeof(HashNode))
-        cdef SnapEndpoint *e = <SnapEndpoint *>(self.v[V_ENDPOINTS].p + k.endpoints.off)
-        cdef uint32_t *table
-        cdef uint32_t i, words
-        cdef int rc
-        if nodes == NULL:
+        cdef uint32_t words
+        cdef uint32_t *table = hashtab_make(<SnapEndpoint *>(self.v[V_ENDPOINTS].p + k.endpoints.off), k.endpoints.n, self.v[V_BLOB].p,
+                                            k.lb, size, &words)
+        if table == NULL and k.endpoints.n:
             raise MemoryError()
+        k.hash_table.off = <uint32_t>self.v[V_U32S].n
+        k.hash_table.n = words
         try:
-            for i in range(n):
-                nodes[i].key = mix64(fnv64(self.v[V_BLOB].p + e[i].text.off, e[i].text.n))
-                nodes[i].weight = e[i].weight
-                nodes[i].place = i
-            words = 2 * ring_size(nodes, n, least) if k.lb == LB_RING_HASH else (least if n else 0)
-            k.hash_table.off = <uint32_t>self.v[V_U32S].n
-            k.hash_table.n = words
-            table = <uint32_t *>self.grow(V_U32S, words * sizeof(uint32_t)) if words else NULL
-            rc = ring_fill(nodes, n, least, table) if k.lb == LB_RING_HASH else maglev_fill(nodes, n, least, table)
-            if rc != FM_OK:
-                raise MemoryError()
+            if words:
+                memcpy(self.grow(V_U32S, words * sizeof(uint32_t)), table, words * sizeof(uint32_t))
         finally:
-            free(nodes)
+            free(table)
         k.hash_name = self.text(name)
         k.hash_path = self.text(path)
         k.hash_on = on
         k.hash_ttl_s = ttl_s
+
+    def cluster_shape(self, index: int, *, decay_ms: int = 0) -> None:
+        """How load balancing of a cluster that was added weighs what it sees; 0: not at all."""
+        cdef SnapCluster *k = self.cluster_at(index)
+        k.decay_ms = decay_ms
 
     def dest(self, *, cluster: int, weight: int, request_ops: tuple = (), response_ops: tuple = ()) -> int:
         """`weight` is cumulative within its action."""
