@@ -9,7 +9,7 @@ from helpers.worker import Upstream, serving
 
 @pytest.mark.parametrize("value", ["timeout=1", "max=100, timeout=1", "TIMEOUT=1"])
 def test_a_keep_alive_that_is_told_is_left_before_it_ends(value: str) -> None:
-    """Node, gunicorn and Apache say how long they keep an idle connection: ours goes first, so that nothing meets theirs."""
+    """Node, gunicorn and Apache say how long they keep an idle connection: ours goes first."""
     up = Upstream()
     up.response = f"HTTP/1.1 200 OK\r\nKeep-Alive: {value}\r\nContent-Length: 2\r\n\r\nok".encode()
     with serving(up) as proxy:
