@@ -83,3 +83,21 @@ def test_a_session_begins_with_the_first_answer(tmp_path: Path, apps: list[App])
     finally:
         b.edge.kill()
         print(b.edge.process.report())
+
+
+def test_a_new_endpoint_warms_up(tmp_path: Path, apps: list[App]) -> None:
+    policy = "loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 1h}}"
+    b = Balanced(tmp_path, apps[:3], policy)
+    try:
+        for _ in range(30):
+            b.who()
+        # those that were there at the start are as they were: each its third, in both workers
+        assert all(app.requests >= 8 for app in apps[:3])
+        b.edge.reload(b.text(apps, policy), said=APPLIED)
+        for _ in range(160):
+            b.who()
+        # 3 in a hundred instead of 25
+        assert apps[3].requests < 20
+    finally:
+        b.edge.kill()
+        print(b.edge.process.report())

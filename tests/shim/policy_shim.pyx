@@ -146,6 +146,13 @@ cdef class Balancer:
     def cost(self, uint32_t cell, uint64_t now, uint64_t active=0, uint32_t decay_ms=10000):
         return ewma_cost(&self.view.cells[cell], now, decay_ms, active)
 
+    def since(self, uint32_t cell, uint64_t at):
+        """The cell's endpoint came then; 0: it was always there."""
+        self.view.cells[cell].since_ns = at
+
+    def is_new(self, uint32_t cell):
+        return self.view.cells[cell].since_ns != 0
+
     def table(self, name):
         """The words of a cluster's hash table."""
         cdef bytes raw = name.encode()

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from fastmesh.model import ir
 
 HASHING = ("RING_HASH", "MAGLEV")
+WARMING = ("LEAST_REQUEST", "ROUND_ROBIN", "PEAK_EWMA")
+WARM_PERCENT, MAX_AGGRESSION_CENTI = 10, 10_000  # Envoy's min_weight_percent
 HASH_ON = {"header": 1, "cookie": 2, "source": 3, "query": 4}  # HASH_* of shm/snapshot.pxd
 NO_COOKIE = 0xFFFFFFFF  # as HASH_NO_COOKIE
 MAX_TABLE = 1_048_576  # as HASH_MAX_TABLE: what a ring or table may cost every worker's cache
@@ -29,7 +31,22 @@ def pack_balance(packer: Packer, index: int, cluster: ir.Cluster, path: str) -> 
     """All that load balancing of a cluster needs besides its algorithm."""
     pack_hash(packer, index, cluster, path)
     decay = uint(cluster.get("decay_ms", DECAY_MS), f"{path}.decay_ms", MAX_DECAY_MS, 1)
-    packer.cluster_shape(index, decay_ms=decay if cluster.get("lb") == "PEAK_EWMA" else 0)
+    at = f"{path}.warm"
+    none: ir.Warm = {"ms": 0}
+    warm = cluster.get("warm", none)
+    if "warm" in cluster:
+        uint(warm["ms"], f"{at}.ms", least=1)
+        if cluster.get("lb", "LEAST_REQUEST") not in WARMING:
+            raise refuse(at, f"goes with {', '.join(WARMING)} only")
+    least = uint(warm.get("least_percent", WARM_PERCENT), f"{at}.least_percent", 100)
+    aggression = uint(warm.get("aggression_centi", 100), f"{at}.aggression_centi", MAX_AGGRESSION_CENTI, 100)
+    packer.cluster_shape(
+        index,
+        decay_ms=decay if cluster.get("lb") == "PEAK_EWMA" else 0,
+        warm_ms=warm["ms"],
+        warm_least_percent=least,
+        warm_aggression_centi=aggression,
+    )
 
 
 def pack_hash(packer: Packer, index: int, cluster: ir.Cluster, path: str) -> None:

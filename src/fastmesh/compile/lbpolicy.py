@@ -19,6 +19,8 @@ def balance(out: ir.Cluster, settings: dict[str, Any]) -> None:
     lb = settings.get("simple", DEFAULT_LB)
     if lb != DEFAULT_LB:
         out["lb"] = lb
+    if lb != "RANDOM":
+        _warm(out, settings)
 
 
 def _hash(out: ir.Cluster, hashing: dict[str, Any]) -> None:
@@ -48,3 +50,17 @@ def _hash(out: ir.Cluster, hashing: dict[str, Any]) -> None:
         made["size"] = size
     out["lb"] = "RING_HASH" if maglev is None else "MAGLEV"
     out["hash"] = made
+
+
+def _warm(out: ir.Cluster, settings: dict[str, Any]) -> None:
+    warmup = settings.get("warmup")
+    if warmup is None:
+        if "warmupDurationSecs" in settings:
+            out["warm"] = {"ms": settings["warmupDurationSecs"]}
+        return
+    made: ir.Warm = {"ms": warmup["duration"]}
+    if "minimumPercent" in warmup:
+        made["least_percent"] = round(warmup["minimumPercent"])
+    if "aggression" in warmup:
+        made["aggression_centi"] = round(warmup["aggression"] * 100)
+    out["warm"] = made

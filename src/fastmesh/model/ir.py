@@ -144,6 +144,14 @@ class Hash(TypedDict):
     size: NotRequired[int]  # least points of the ring (1024), or slots of Maglev's table: a prime (65537)
 
 
+class Warm(TypedDict):
+    """A new endpoint's share of its weight, over time: with ROUND_ROBIN, LEAST_REQUEST and PEAK_EWMA."""
+
+    ms: int
+    least_percent: NotRequired[int]  # 10
+    aggression_centi: NotRequired[int]  # 100: in proportion to time
+
+
 class Cluster(TypedDict):
     name: str  # outbound|9080|v1|reviews.default.svc.cluster.local
     service: NotRequired[str]  # reviews.default.svc.cluster.local
@@ -151,6 +159,7 @@ class Cluster(TypedDict):
     lb: NotRequired[Balancing]  # LEAST_REQUEST
     decay_ms: NotRequired[int]  # with PEAK_EWMA: 10000
     hash: NotRequired[Hash]  # with RING_HASH and MAGLEV, and only with them
+    warm: NotRequired[Warm]
     connect_timeout_ms: NotRequired[int]  # 10000 (Istio)
     idle_timeout_ms: NotRequired[int]  # 3600000 (Istio)
     max_requests_per_connection: NotRequired[int]  # 0: no limit

@@ -50,6 +50,8 @@ of a file are told at once, with file and line. This page is generated from the 
 - `simple: PEAK_EWMA` is not Istio's: Linkerd's algorithm, the better of two endpoints by the time answers
   took there (a peak counts at once, then it fades over 10 s) and the requests in flight, over all workers. A
   failed attempt, 429, 502, 503 and 504 count as a second at least.
+- `warmup` is for ROUND_ROBIN, LEAST_REQUEST and PEAK_EWMA; endpoints of the first config that a proxy gets
+  are warm.
 - Consistent hashing: a request without a key goes anywhere; `useSourceIp` means the connection's address;
   `httpCookie` with a `ttl` (`0s`: for the session) makes the cookie for who has none. An endpoint of average
   weight has half of `minimumRingSize` points or more, whatever the number of endpoints (fewer only where a

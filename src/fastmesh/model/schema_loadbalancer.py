@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastmesh.model import formats as fmt
-from fastmesh.model.fields import Bool, Duration, Enum, Field, Int, Message, Str, clip, later, req
+from fastmesh.model.fields import Bool, Duration, Enum, Field, Int, Message, Number, Str, clip, later, req
 from fastmesh.model.problems import Reporter
 
 MAX_TABLE: Final = 1_048_576
@@ -75,9 +75,28 @@ CONSISTENT_HASH: Final = Message(
 LATER: Final[dict[str, Field]] = {
     "localityLbSetting": later(),
     "zoneAwareLbSetting": later(),
-    "warmupDurationSecs": later(),
-    "warmup": later(),
 }
+
+WARMUP: Final = Message(
+    "WarmupConfiguration",
+    {
+        "duration": req(Duration()),
+        "minimumPercent": Number(0, 100),
+        "aggression": Number(1, 100),
+    },
+)
+
+
+def _load_balancer(d: dict[str, Any], r: Reporter) -> None:
+    if "warmupDurationSecs" in d:
+        r.warn("is deprecated by Istio", "give warmup.duration", at=("warmupDurationSecs",))
+        if "warmup" in d:
+            r.warn("has no effect beside warmup, as in Istio", "remove it", at=("warmupDurationSecs",))
+    algorithm = "consistentHash" if "consistentHash" in d else d.get("simple", "")
+    for k in ("warmup", "warmupDurationSecs"):
+        if k in d and algorithm in ("consistentHash", "RANDOM"):
+            r.warn(f"has no effect with {algorithm}, as in Istio", "remove it", at=(k,))
+
 
 LOAD_BALANCER: Final = Message(
     "LoadBalancerSettings",
@@ -96,6 +115,9 @@ LOAD_BALANCER: Final = Message(
         ),
         "consistentHash": CONSISTENT_HASH,
         **LATER,
+        "warmupDurationSecs": Duration(),
+        "warmup": WARMUP,
     },
     one_of=(("simple", "consistentHash"),),
+    rule=_load_balancer,
 )

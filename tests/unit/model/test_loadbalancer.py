@@ -33,6 +33,13 @@ KEYS = "httpHeaderName, httpCookie, useSourceIp, httpQueryParameterName"
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("{warmup: {}}", ".warmup.duration: is required"),
+        ("{warmup: {duration: 0s}}", ".warmup.duration: must be at least 1ms"),
+        ("{warmup: {duration: 1s, aggression: 0.5}}", ".warmup.aggression: must be 1 to 100, not 0.5"),
+        (
+            "{warmup: {duration: 1s, minimumPercent: 101}}",
+            ".warmup.minimumPercent: must be 0 to 100, not 101",
+        ),
         ("{consistentHash: {}}", f".consistentHash: needs one of {KEYS}"),
         ("{consistentHash: {maglev: {}}}", f".consistentHash: needs one of {KEYS}"),
         (
@@ -114,6 +121,19 @@ def test_warned(text: str, warnings: list[str]) -> None:
     assert problems(text, "warning") == [AT + w for w in warnings]
 
 
+def test_warmup_where_it_has_no_effect_is_warned_of() -> None:
+    for text, algorithm in (
+        ("{simple: RANDOM, warmup: {duration: 1m}}", "RANDOM"),
+        ("{consistentHash: {useSourceIp: true}, warmup: {duration: 1m}}", "consistentHash"),
+    ):
+        assert problems(text, "error") == []
+        assert problems(text, "warning") == [f"{AT}.warmup: has no effect with {algorithm}, as in Istio"]
+    assert problems("{warmupDurationSecs: 1m, warmup: {duration: 1m}}", "warning") == [
+        f"{AT}.warmupDurationSecs: is deprecated by Istio",
+        f"{AT}.warmupDurationSecs: has no effect beside warmup, as in Istio",
+    ]
+
+
 SOURCE = {"on": "source"}
 
 
@@ -124,6 +144,14 @@ SOURCE = {"on": "source"}
         ("{simple: LEAST_REQUEST}", {}),
         ("{simple: RANDOM}", {"lb": "RANDOM"}),
         ("{simple: PEAK_EWMA}", {"lb": "PEAK_EWMA"}),
+        ("{warmupDurationSecs: 30s}", {"warm": {"ms": 30_000}}),
+        ("{simple: RANDOM, warmup: {duration: 5s}}", {"lb": "RANDOM"}),
+        (
+            "{simple: ROUND_ROBIN, warmupDurationSecs: 30s, "
+            "warmup: {duration: 1m, minimumPercent: 20, aggression: 1.5}}",
+            {"lb": "ROUND_ROBIN", "warm": {"ms": 60_000, "least_percent": 20, "aggression_centi": 150}},
+        ),
+        ("{simple: PEAK_EWMA, warmup: {duration: 5s}}", {"lb": "PEAK_EWMA", "warm": {"ms": 5000}}),
         ("{consistentHash: {useSourceIp: true}}", {"lb": "RING_HASH", "hash": SOURCE}),
         ("{consistentHash: {useSourceIp: false}}", {"lb": "RANDOM"}),
         (

@@ -65,6 +65,7 @@ API = {
     "TcpKeepalive": "probes time interval",
     "TrafficPolicyRetryBudget": "percent minRetryConcurrency budgetInterval",
     "VirtualService": "hosts gateways http tls tcp exportTo",
+    "WarmupConfiguration": "duration minimumPercent aggression",
     "WorkloadEntry": "address ports labels network locality weight serviceAccount",
 }
 # Old names that Istio has removed, and a second spelling that its CRD has.
@@ -121,7 +122,6 @@ NOT_YET = {
     "DestinationRule": "workloadSelector trafficPolicy.outlierDetection trafficPolicy.tunnel "
     "trafficPolicy.proxyProtocol "
     "trafficPolicy.loadBalancer.localityLbSetting trafficPolicy.loadBalancer.zoneAwareLbSetting "
-    "trafficPolicy.loadBalancer.warmup trafficPolicy.loadBalancer.warmupDurationSecs "
     "trafficPolicy.connectionPool.tcp.idleTimeout "
     "trafficPolicy.connectionPool.http.http2KeepAlive trafficPolicy.tls.credentialName "
     "trafficPolicy.tls.caCrl",

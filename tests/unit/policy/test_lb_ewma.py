@@ -109,9 +109,14 @@ def test_an_unknown_endpoint_is_asked_and_a_slow_one_again_in_time():
 
 def test_weights_count():
     s = Setup([1, 4])
-    s.one.observe(s.cells[1], NOW, 31 * MS)
-    s.one.observe(s.cells[2], NOW, 120 * MS)
-    assert s.pick(30) == {2: 30}  # 120 / 4 < 31
+    for cell in s.cells.values():
+        s.one.observe(cell, NOW, 50 * MS)
+    assert 700 < s.pick(1000)[2] < 900  # nobody is busy: by weight
+    s.views[0].endpoint(s.cells[1], active=1)
+    s.views[0].endpoint(s.cells[2], active=3)
+    assert s.pick(30) == {2: 30}  # three of four are less than one of one
+    s.views[0].endpoint(s.cells[2], active=5)
+    assert s.pick(30) == {1: 30}
 
 
 def test_ejected_and_avoided_endpoints_are_left_alone():

@@ -1,7 +1,9 @@
-"""Which endpoint of a cluster gets a request (L2). Owns the ways to choose (but hashing: lb_hash, and what an endpoint costs: lb_ewma); reads snapshot and cells, counts only in v.rr.
+"""Which endpoint of a cluster gets a request (L2). Owns the ways to choose (lb_hash: tables of hashing, lb_ewma: what an endpoint costs,
+lb_warm: the share of a new one); reads snapshot and cells, counts only in v.rr.
 
-The common case looks at one endpoint's cell (ROUND_ROBIN, RANDOM) or two (LEAST_REQUEST, PEAK_EWMA). Only when the choice falls on one that is
-ejected or to be avoided are all looked at, and the request goes to one of the others by weight, so that no neighbour takes it all.
+The common case looks at one endpoint's cell (ROUND_ROBIN, RANDOM, hashing) or two (LEAST_REQUEST, PEAK_EWMA). Only when the choice falls on
+one that is ejected or to be avoided are all looked at (hashing: the next ones on the key's way first), and the request goes to one of the
+others by weight, so that no neighbour takes it all.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -9,7 +11,9 @@ from fastmesh._core.base.sys cimport fm_load_relaxed, fm_load_relaxed32
 from fastmesh._core.policy.lb cimport LbView, rng_next
 from fastmesh._core.policy.lb_ewma cimport ewma_cost
 from fastmesh._core.policy.lb_hash cimport HashWalk, hash_begin, hash_next
-from fastmesh._core.shm.snapshot cimport CL_EQUAL, LB_LEAST_REQUEST, LB_PEAK_EWMA, LB_RING_HASH, LB_ROUND_ROBIN, Snap, SnapCluster, SnapEndpoint
+from fastmesh._core.policy.lb_warm cimport WARM_TRIES, WARM_WHOLE, warm_share
+from fastmesh._core.shm.snapshot cimport (
+    CL_EQUAL, LB_LEAST_REQUEST, LB_PEAK_EWMA, LB_RING_HASH, LB_ROUND_ROBIN, Snap, SnapCluster, SnapEndpoint)
 
 
 cdef inline uint32_t below(uint64_t *rng, uint32_t n) noexcept nogil:
@@ -65,7 +69,17 @@ cdef const SnapEndpoint *among(const SnapCluster *c, const SnapEndpoint *e, cons
     return NULL                    # another worker ejected one between the two walks
 
 
-cdef inline const SnapEndpoint *in_turn(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng) noexcept nogil:
+cdef inline bint present(const SnapCluster *c, const LbView *v, const SnapEndpoint *e, uint64_t *rng) noexcept nogil:
+    """Whether an endpoint may be chosen now: one that warms up only as often as its share says."""
+    return c.warm_ms == 0 or below(rng, WARM_WHOLE) < warm_share(&v.cells[e.cell], c, v.now_ns)
+
+
+cdef inline uint64_t weight_of(const SnapCluster *c, const LbView *v, const SnapEndpoint *e) noexcept nogil:
+    """For comparisons within a cluster."""
+    return e.weight if c.warm_ms == 0 else <uint64_t>e.weight * warm_share(&v.cells[e.cell], c, v.now_ns)
+
+
+cdef inline const SnapEndpoint *next_in_turn(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng) noexcept nogil:
     cdef uint32_t *turn = &v.rr[e.cell]
     if turn[0] == 0:
         turn[0] = <uint32_t>(rng_next(rng) >> 32)   # each worker begins elsewhere: they do not march in step
@@ -73,6 +87,15 @@ cdef inline const SnapEndpoint *in_turn(const SnapCluster *c, const SnapEndpoint
     if c.flags & CL_EQUAL:
         return e + turn[0] % c.endpoints.n
     return at_weight(c, e, <uint32_t>(<uint64_t>turn[0] * c.rr_stride % c.total_weight))
+
+
+cdef inline const SnapEndpoint *in_turn(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng) noexcept nogil:
+    cdef const SnapEndpoint *found = next_in_turn(c, e, v, rng)
+    cdef int tries = WARM_TRIES
+    while tries > 0 and not present(c, v, found, rng):
+        found = next_in_turn(c, e, v, rng)
+        tries -= 1
+    return found
 
 
 cdef inline uint64_t load_of(const LbView *v, const SnapEndpoint *e) noexcept nogil:
@@ -85,19 +108,25 @@ cdef inline uint64_t load_of(const LbView *v, const SnapEndpoint *e) noexcept no
 
 
 cdef inline double cost_of(const SnapCluster *c, const LbView *v, const SnapEndpoint *e) noexcept nogil:
-    return ewma_cost(&v.cells[e.cell], v.now_ns, c.decay_ms, load_of(v, e))
+    """Of what is in flight there, twice the weight may have twice as much."""
+    cdef double fair = <double>c.total_weight * (1 if c.warm_ms == 0 else WARM_WHOLE) / c.endpoints.n
+    return ewma_cost(&v.cells[e.cell], v.now_ns, c.decay_ms, load_of(v, e) * fair / weight_of(c, v, e))
 
 
 cdef inline const SnapEndpoint *less_loaded(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng,
                                             uint32_t avoid_cell) noexcept nogil:
-    """Power of two choices: of two different endpoints the one with fewer exchanges in flight for its weight, or of less cost. Where both are as busy the
-    first choice stands, which was made by weight: an idle cluster is used by weight too."""
+    """Power of two choices: of two different endpoints the one with fewer exchanges in flight for its weight, or of less cost. Where both are
+    as busy the first choice stands, which was made by weight: an idle cluster is used by weight too. One that warms up is looked at seldom."""
     cdef const SnapEndpoint *a = by_weight(c, e, rng)
     cdef const SnapEndpoint *b
-    cdef uint32_t i = <uint32_t>(a - e)
-    cdef uint32_t k, place
+    cdef uint32_t i, k, place
+    cdef int tries = WARM_TRIES
     if c.endpoints.n == 1:
         return a
+    while tries > 0 and not present(c, v, a, rng):
+        a = by_weight(c, e, rng)
+        tries -= 1
+    i = <uint32_t>(a - e)
     if c.flags & CL_EQUAL:
         k = below(rng, c.endpoints.n - 1)
         b = e + (k + 1 if k >= i else k)
@@ -109,9 +138,11 @@ cdef inline const SnapEndpoint *less_loaded(const SnapCluster *c, const SnapEndp
         return a
     if not usable(v, a, avoid_cell):
         return b
+    if not present(c, v, b, rng):
+        return a
     if c.lb == LB_PEAK_EWMA:
-        return b if cost_of(c, v, b) * a.weight < cost_of(c, v, a) * b.weight else a
-    return b if load_of(v, b) * a.weight < load_of(v, a) * b.weight else a
+        return b if cost_of(c, v, b) < cost_of(c, v, a) else a
+    return b if load_of(v, b) * weight_of(c, v, a) < load_of(v, a) * weight_of(c, v, b) else a
 
 
 cdef inline const SnapEndpoint *by_key(const Snap *s, const SnapCluster *c, const SnapEndpoint *e, const LbView *v,

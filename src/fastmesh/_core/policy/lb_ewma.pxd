@@ -11,6 +11,6 @@ cdef enum:
     EWMA_LEAST_NS = 1000         # below it, requests in flight alone count
     EWMA_PENALTY_NS = 1000000000 # what a failure counts as, at least: else the fastest to say no would get all
 
-cdef double ewma_cost(EpCell *e, uint64_t now_ns, uint32_t decay_ms, uint64_t active) noexcept nogil
+cdef double ewma_cost(EpCell *e, uint64_t now_ns, uint32_t decay_ms, double active) noexcept nogil
 """Estimate * (requests in flight + 1). The first to ask writes EWMA_START_NS."""
 cdef void ewma_observe(EpCell *e, uint64_t now_ns, uint32_t decay_ms, uint64_t rtt_ns) noexcept nogil

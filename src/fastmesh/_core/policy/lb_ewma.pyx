@@ -14,7 +14,7 @@ cdef inline double kept(uint64_t at_ns, uint64_t now_ns, uint32_t decay_ms) noex
     return exp(-<double>(now_ns - at_ns) / (decay_ms * 1e6))
 
 
-cdef double ewma_cost(EpCell *e, uint64_t now_ns, uint32_t decay_ms, uint64_t active) noexcept nogil:
+cdef double ewma_cost(EpCell *e, uint64_t now_ns, uint32_t decay_ms, double active) noexcept nogil:
     cdef uint64_t at = fm_load_relaxed(&e.ewma_at_ns)
     cdef double ns = EWMA_START_NS
     if at == 0:

@@ -307,10 +307,14 @@ cdef class Packer:
         k.hash_on = on
         k.hash_ttl_s = ttl_s
 
-    def cluster_shape(self, index: int, *, decay_ms: int = 0) -> None:
+    def cluster_shape(self, index: int, *, decay_ms: int = 0, warm_ms: int = 0, warm_least_percent: int = 0,
+                      warm_aggression_centi: int = 100) -> None:
         """How load balancing of a cluster that was added weighs what it sees; 0: not at all."""
         cdef SnapCluster *k = self.cluster_at(index)
         k.decay_ms = decay_ms
+        k.warm_ms = warm_ms
+        k.warm_least_percent = warm_least_percent
+        k.warm_aggression_centi = warm_aggression_centi
 
     def dest(self, *, cluster: int, weight: int, request_ops: tuple = (), response_ops: tuple = ()) -> int:
         """`weight` is cumulative within its action."""

@@ -12,7 +12,7 @@ from fastmesh._core.base.err cimport FM_ENOMEM, FM_OK
 from fastmesh._core.base.trim cimport fm_trim_files
 from fastmesh._core.base.sys cimport (
     AF_INET, AF_INET6, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FM_STATIC_ASSERT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE,
-    fallocate, fm_errno, fm_fence, fm_load_acquire, fm_load_acquire32, fm_load_relaxed, fm_load_relaxed32, fm_store_release,
+    fallocate, fm_clock_ns, fm_errno, fm_fence, fm_load_acquire, fm_load_acquire32, fm_load_relaxed, fm_load_relaxed32, fm_store_release,
     fm_store_release32, getpid, inet_ntop, mmap, munmap)
 from fastmesh._core.shm.cells cimport ClCell, ClRow, ClShard, EpCell, EpRow, EpShard, Memo
 from fastmesh._core.shm.layout cimport (
@@ -438,8 +438,9 @@ cdef class Segment:
         return {c[i].tag: i for i in range(fm_load_acquire32(&self.hdr.cells_high)) if c[i].tag}
 
     def cell_take(self, i: int, tag: int) -> None:
-        """Cell i belongs to this tag from now on."""
+        """Cell i belongs to this tag from now on. It is new to those who go by warm-up, unless nothing has been published yet."""
         cdef EpCell *c = self.cells_at() + <uint32_t>self._cell(i)
+        c.since_ns = fm_clock_ns() if fm_load_acquire(&self.hdr.current) else 0
         c.tag = tag
         if <uint32_t>i >= self.hdr.cells_high:
             fm_store_release32(&self.hdr.cells_high, <uint32_t>i + 1)

@@ -368,6 +368,8 @@ cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept 
         return fault(c, b"clusters", index, b"hash unknown, or of no use")
     if k.levels.n or not str_ok(c, k.hash_name) or not str_ok(c, k.hash_path) or not within(c.h.u32s, sizeof(uint32_t), k.hash_table):
         return fault(c, b"clusters", index, b"levels, strings or hash table out of bounds")
+    if k.warm_ms and (k.warm_least_percent > 100 or k.warm_aggression_centi < 100):
+        return fault(c, b"clusters", index, b"warm-up out of range")
     if (k.lb == LB_PEAK_EWMA) != (k.decay_ms != 0):
         return fault(c, b"clusters", index, b"a decay without use, or none")
     rc = check_hash(c, k, index)
