@@ -144,6 +144,18 @@ def test_a_cookie_is_made_and_binds_its_client(ups: list[Named], more: dict[str,
         assert len(made) > 1 and spread(list(made.values())) > 1
 
 
+def test_odd_cookies_are_read_as_far_as_they_make_sense(ups: list[Named]) -> None:
+    """The cookie that is made tells what was found."""
+    there = ["user=1", "user=1;", ";;user=1", " ; user=1 ;", 'user="1"', 'user="', "user=a=b", "a;b;user=1"]
+    missing = ["user", "user=", 'user=""', "user =1", "=user", "xuser=1", "user2=1", ";", '"', "user=;", "us"]
+    with serving(*ups, config=hashed(ups, on="cookie", name="user", ttl_s=0)) as proxy:
+        made = {line: "set-cookie" in ask(proxy, "/", f"Cookie: {line}")[1] for line in there + missing}
+        assert made == {**dict.fromkeys(there, False), **dict.fromkeys(missing, True)}
+        several = ask(proxy, "/", "Cookie: user", "Cookie: user=", "Cookie: user=7", "Cookie: user=8")
+        assert "set-cookie" not in several[1]
+        assert several[0] == who(proxy, "/", "Cookie: user=7")
+
+
 def test_requests_of_one_connection_get_the_same_cookie(ups: list[Named]) -> None:
     """A page asks for its pictures before it has the cookie: they must not be bound elsewhere."""
     with serving(*ups, config=hashed(ups, on="cookie", name="user", ttl_s=5)) as proxy:
