@@ -80,6 +80,8 @@ COUNTERS = {
     "rq_overflow": "Requests refused: as many of the cluster are in flight as may be (http2MaxRequests).",
     "rq_pending_overflow": "Requests refused: too many wait for a connection, or this one has too long.",
     "up_cx_overflow": "Requests that had to wait because no more connections may be opened (maxConnections).",
+    "fault_delays": "Requests delayed by an injected fault.",
+    "fault_aborts": "Attempts answered by an injected fault.",
     "rq_retry_given_up": "Retries not made because a hop further down the chain has used them up.",
     "rq_retry_overflow": "Retries that the retry budget or maxRetries did not allow.",
     "h2_cx": "HTTP/2 connections, of clients and to upstreams.",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from fastmesh.model.schema import Resource
+from fastmesh.model.schema_fault import GRPC_STATUSES
 
 if TYPE_CHECKING:
     from fastmesh.model import ir
@@ -169,6 +170,8 @@ def _action(http: dict[str, Any], namespace: str, port: int, resolve: Resolve) -
         retries = _retries(http.get("retries"))
         if retries:
             out["retries"] = retries
+        if "fault" in http:
+            out["fault"] = _fault(http["fault"])
         ops = _ops(request)
         if ops:
             out["request_headers"] = ops
@@ -249,6 +252,34 @@ def _direct(direct: dict[str, Any]) -> dict[str, Any]:
         out["body"] = body["string"].encode() if "string" in body else body["bytes"]
         out["content_type"] = "text/plain"
     return out
+
+
+GRPC_AS_HTTP: Final = {1: 499, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400,
+                       12: 501, 14: 503, 16: 401}  # fmt: skip
+"""What a request that is no gRPC call is answered with instead of a gRPC status; any other: 500."""
+
+
+def _fault(fault: dict[str, Any]) -> ir.Fault:
+    out: ir.Fault = {}
+    delay, abort = fault.get("delay"), fault.get("abort")
+    if delay is not None:
+        out["delay_ppm"] = _ppm(delay)
+        out["delay_ms"] = delay["fixedDelay"]
+    if abort is not None:
+        out["abort_ppm"] = _ppm(abort)
+        if "grpcStatus" in abort:
+            given = abort["grpcStatus"]
+            number = int(given) if given.isdigit() else GRPC_STATUSES.index(given.upper())
+            out["abort_grpc"] = number
+            out["abort_status"] = 200 if number == 0 else GRPC_AS_HTTP.get(number, 500)
+        else:
+            out["abort_status"] = abort["httpStatus"]
+    return out
+
+
+def _ppm(part: dict[str, Any]) -> int:
+    percent: float = part.get("percentage", {}).get("value", part.get("percent", 0))
+    return round(percent * 10_000)
 
 
 def _retries(retries: dict[str, Any] | None) -> dict[str, Any]:

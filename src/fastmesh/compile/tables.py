@@ -50,6 +50,7 @@ RETRY_ON = {
     "retriable-status-codes": 4096,
 }
 MAX_STATUSES = 16
+MILLION = 1_000_000
 BACKOFF_MS, BACKOFF_TIMES, MAX_BACKOFF_MS = 25, 10, 300_000  # Envoy: 25 ms, up to ten times that
 RETRY_ANYWHERE, RETRY_SAME = 1, 2
 # Header names with an id, in the order of H_* in proto/msg.pxd (H_NONE is 0).
@@ -293,7 +294,20 @@ class TablePacker:
             retry_on=bits,
         )
         self.retry(index, retries, f"{path}.retries")
+        if "fault" in route:
+            self.fault(index, route["fault"], f"{path}.fault")
         return index
+
+    def fault(self, action: int, fault: ir.Fault, path: str) -> None:
+        grpc = fault.get("abort_grpc")
+        self.packer.action_fault(
+            action,
+            delay_ppm=uint(fault.get("delay_ppm", 0), f"{path}.delay_ppm", MILLION),
+            delay_ms=uint(fault.get("delay_ms", 0), f"{path}.delay_ms"),
+            abort_ppm=uint(fault.get("abort_ppm", 0), f"{path}.abort_ppm", MILLION),
+            abort_status=uint(fault.get("abort_status", 503), f"{path}.abort_status", 599, 200),
+            abort_grpc=0 if grpc is None else uint(grpc, f"{path}.abort_grpc", 16) + 1,
+        )
 
     def retry(self, action: int, retries: ir.Retries, path: str) -> None:
         statuses = retries.get("statuses", [])

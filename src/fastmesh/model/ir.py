@@ -81,6 +81,16 @@ class Retries(TypedDict, total=False):
     same: bool  # also at once on the endpoint that failed
 
 
+class Fault(TypedDict, total=False):
+    """Parts per million of the requests (delay) and of the attempts (abort)."""
+
+    delay_ppm: int
+    delay_ms: int
+    abort_ppm: int
+    abort_status: int
+    abort_grpc: int  # a gRPC call is answered with this status; abort_status is for the others
+
+
 class Route(TypedDict, total=False):
     """Exactly one of dests, redirect, direct."""
 
@@ -93,6 +103,7 @@ class Route(TypedDict, total=False):
     rewrite: Rewrite
     timeout_ms: int  # 0: none
     retries: Retries
+    fault: Fault
     request_headers: HdrOps
     response_headers: HdrOps
 

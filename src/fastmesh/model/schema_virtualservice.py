@@ -23,6 +23,7 @@ from fastmesh.model.fields import (
     req,
 )
 from fastmesh.model.problems import Reporter
+from fastmesh.model.schema_fault import FAULT
 
 PORT: Final = Int(1, 65535)
 MAX_WEIGHT: Final = 1_000_000
@@ -346,7 +347,7 @@ def _route(d: dict[str, Any], r: Reporter) -> None:
         r.add("needs one of route, redirect, directResponse")
         return
     if not forward:
-        for k in ("rewrite", "retries", "timeout"):
+        for k in ("rewrite", "retries", "timeout", "fault"):
             if k in d:
                 r.add(f"is possible with route only, not with {actions[0]}", at=(k,))
     else:
@@ -378,7 +379,7 @@ HTTP_ROUTE: Final = Message(
         "rewrite": HTTP_REWRITE,
         "timeout": Duration(zero=True),
         "retries": HTTP_RETRY,
-        "fault": later(),
+        "fault": FAULT,
         "mirror": later(),
         "mirrors": later(),
         "mirrorPercent": later(),

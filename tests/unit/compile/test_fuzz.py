@@ -62,6 +62,7 @@ WORDS = [
     "GRPC",
     "grpc-api",
     "UPGRADE",
+    "UNAVAILABLE",
     "reviews.default.svc.cluster.local",
     "0s",
     "",

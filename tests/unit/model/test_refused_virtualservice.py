@@ -269,6 +269,27 @@ REFUSED: list[tuple[str, str, Any, str]] = [
         {"attempts": 1, "retryIgnorePreviousHosts": True},
         "http[0].retries.retryIgnorePreviousHosts: not implemented yet",
     ),
+    ("VirtualService", "http[0].fault", {}, "http[0].fault: needs delay or abort"),
+    ("VirtualService", "http[0].fault", {"delay": {}}, "http[0].fault.delay: needs fixedDelay"),
+    ("VirtualService", "http[0].fault", {"abort": {}}, "http[0].fault.abort: needs httpStatus or grpcStatus"),
+    (
+        "VirtualService",
+        "http[0].fault",
+        {"abort": {"httpStatus": 100}},
+        "http[0].fault.abort.httpStatus: must be 200 to 599, not 100",
+    ),
+    (
+        "VirtualService",
+        "http[0].fault",
+        {"abort": {"grpcStatus": "BROKEN"}},
+        "http[0].fault.abort.grpcStatus: 'BROKEN' is not a gRPC status",
+    ),
+    (
+        "VirtualService",
+        "http[0].fault",
+        {"delay": {"fixedDelay": "1s", "percentage": {"value": 100.5}}},
+        "http[0].fault.delay.percentage.value: must be 0 to 100, not 100.5",
+    ),
     (
         "VirtualService",
         "http[0].retries",

@@ -25,6 +25,9 @@ API = {
     "HTTPBody": "string bytes",
     "HTTPCookie": "name path ttl attributes",
     "HTTPDirectResponse": "status body",
+    "HTTPFaultInjection": "delay abort",
+    "HTTPFaultInjectionAbort": "httpStatus grpcStatus http2Error percentage",
+    "HTTPFaultInjectionDelay": "percent fixedDelay exponentialDelay percentage",
     "HTTPMatchRequest": "name uri scheme method authority headers port sourceLabels gateways queryParams "
     "ignoreUriCase withoutHeaders sourceNamespace statPrefix",
     "HTTPRedirect": "uri authority port derivePort scheme redirectCode prefixRewrite",
@@ -45,6 +48,7 @@ API = {
     "MutualTLS": "mode",
     "PeerAuthentication": "selector mtls portLevelMtls",
     "Port": "number protocol name targetPort",
+    "Percent": "value",
     "PortSelector": "number",
     "PortTrafficPolicy": "port loadBalancer connectionPool outlierDetection tls",
     "RingHash": "minimumRingSize",
@@ -115,7 +119,7 @@ def test_the_valid_ones_are(kind: str) -> None:
 
 
 NOT_YET = {
-    "VirtualService": "tls tcp http[0].delegate http[0].fault http[0].mirror http[0].mirrors "
+    "VirtualService": "tls tcp http[0].delegate http[0].mirror http[0].mirrors "
     "http[0].mirrorPercent "
     "http[0].mirror_percent http[0].mirrorPercentage http[0].corsPolicy http[0].match[0].sourceLabels "
     "http[0].match[0].sourceNamespace http[0].match[0].statPrefix",

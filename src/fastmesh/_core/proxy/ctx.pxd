@@ -189,6 +189,11 @@ cdef struct Plan:                # what the route said, copied
     uint32_t backoff_base_ms
     uint32_t backoff_most_ms
     uint32_t decay_ms            # of the cluster's LB_PEAK_EWMA; 0: nothing is learnt (proxy/learn)
+    uint32_t delay_ppm           # faults (proxy/faults)
+    uint32_t delay_ms
+    uint32_t abort_ppm
+    uint16_t abort_status
+    uint16_t abort_grpc          # gRPC status + 1; 0: none
     uint16_t nstatuses
     uint16_t statuses[16]        # RETRY_STATUSES
 

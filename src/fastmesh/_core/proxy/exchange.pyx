@@ -1,5 +1,5 @@
 """The life of an exchange (L3). See exchange.pxd."""
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastmesh._core.base.buf cimport Block, block_data, block_free, block_len
 from fastmesh._core.base.err cimport FM_AGAIN, FM_EHOST, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_ENOMEM, FM_ENOROUTE, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
@@ -8,7 +8,7 @@ from fastmesh._core.base.timer cimport timer_del, timer_set
 from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.policy.breaker cimport breaker_request, breaker_request_done, breaker_retry, breaker_retry_done
 from fastmesh._core.policy.lb cimport LbView, lb_pick, rng_next
-from fastmesh._core.policy.retry cimport RETRY_STATUSES, retry_backoff_ms, retry_on_status
+from fastmesh._core.policy.retry cimport retry_backoff_ms, retry_on_status
 from fastmesh._core.policy.router cimport RouteMatch, router_match
 from fastmesh._core.proto.h2_frame cimport H2_CANCEL
 from fastmesh._core.proto.hygiene cimport hygiene_request, hygiene_response
@@ -21,14 +21,16 @@ from fastmesh._core.proxy.ctx cimport (
     XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UPGRADE, DownOps,
     Exchange, ListenerState, Plan, Worker)
 from fastmesh._core.proxy.deadline cimport deadline_begin, deadline_send
+from fastmesh._core.proxy.faults cimport faults_abort, faults_delay
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
 from fastmesh._core.proxy.hashkey cimport hashkey_take
 from fastmesh._core.proxy.learn cimport learn_answer, learn_failure, learn_waited
 from fastmesh._core.proxy.log cimport log_exchange, log_keep_refused, log_keep_request, log_keep_route
 from fastmesh._core.proxy.pending cimport pending_over, pending_waits
+from fastmesh._core.proxy.plan cimport plan_take
 from fastmesh._core.proxy.replay cimport replay_forget, replay_forget_body, replay_keep_data, replay_keep_head
 from fastmesh._core.proxy.respond cimport (
-    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_IDLE, RE_NO_CONFIG, RE_OVERFLOW, RE_PENDING, RE_TIMEOUT, RE_UP_GOAWAY, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET,
+    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_FAULT, RE_IDLE, RE_NO_CONFIG, RE_OVERFLOW, RE_PENDING, RE_TIMEOUT, RE_UP_GOAWAY, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET,
     RE_OVERLOAD, RE_UP_RST, RE_UP_TLS, respond_direct, respond_error, respond_https, respond_redirect)
 from fastmesh._core.proxy.upstream cimport upstream_acquire
 from fastmesh._core.shm.snapshot cimport (
@@ -135,20 +137,6 @@ cdef void exchange_refuse(Exchange *ex, const Msg *m, int code) noexcept nogil:
     answer(ex, code)
 
 
-cdef void take_plan(Plan *p, const Snap *s, const SnapAction *a) noexcept nogil:
-    cdef const uint32_t *statuses = <const uint32_t *>snap_at(s, a.retry_statuses.off)
-    cdef uint32_t i
-    p.timeout_ms = a.timeout_ms
-    p.per_try_timeout_ms = a.per_try_timeout_ms
-    p.retries = a.retries
-    p.retry_on = a.retry_on
-    p.backoff_base_ms = a.backoff_base_ms
-    p.backoff_most_ms = a.backoff_most_ms
-    p.nstatuses = <uint16_t>(a.retry_statuses.n if a.retry_statuses.n < RETRY_STATUSES else RETRY_STATUSES)
-    for i in range(p.nstatuses):
-        p.statuses[i] = <uint16_t>statuses[i]
-
-
 cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     cdef Worker *w = ex.w
     cdef RouteMatch rm
@@ -211,9 +199,7 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
         answer(ex, FM_ENOCLUSTER)
         return
     c = &(<const SnapCluster *>(w.snap.base + w.snap.h.clusters.off))[rm.dest.cluster]
-    take_plan(&ex.plan, &w.snap, rm.action)
-    ex.plan.cluster = c.id
-    ex.plan.decay_ms = c.decay_ms
+    plan_take(&ex.plan, &w.snap, rm.action, c)
     rc = forward_keep_response_ops(ex, &rm)
     if rc == FM_OK:
         rc = forward_request(ex, m, &rm, &target)
@@ -240,7 +226,8 @@ cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
         answer(ex, RE_OVERFLOW)
         return
     ex.cluster_cell = c.cell
-    pick(ex, m, AS_TRY)
+    if not faults_delay(ex):
+        pick(ex, m, AS_TRY)
 
 
 # ---- PICK, CONNECT ---------------------------------------------------------------------------------------------------------------
@@ -257,12 +244,21 @@ cdef void pick(Exchange *ex, Msg *m, int how) noexcept nogil:
     cdef const SnapCluster *c
     cdef const SnapEndpoint *ep
     cdef LbView v
-    cdef uint32_t span
+    cdef uint32_t span, wanted
     cdef int rc
     ex.phase = PH_PICK
     ex.h2_error = 0
     endpoint_leave(ex)
     ex.cell = SNAP_NONE
+    if how == AS_TRY and faults_abort(ex):
+        ex.tries += 1
+        wanted = retry_on_status(ex.plan.abort_status, ex.plan.statuses, ex.plan.nstatuses)
+        if ex.flags & XF_GRPC:
+            ex.grpc = <uint8_t>ex.plan.abort_grpc
+            wanted |= call_retry_on(ex)
+        if not retry(ex, wanted):
+            answer(ex, RE_FAULT)
+        return
     c = snap_cluster(&w.snap, ex.plan.cluster) if w.snap.h != NULL else NULL
     if c == NULL:
         answer(ex, FM_ENOCLUSTER)

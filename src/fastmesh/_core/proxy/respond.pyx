@@ -15,7 +15,7 @@ from fastmesh._core.proxy.ctx cimport XF_GRPC, XF_REQ_END, Exchange
 from fastmesh._core.proxy.forward cimport forward_response, hbuf_take, msg_add
 from fastmesh._core.shm.snapshot cimport RW_PREFIX, snap_str
 from fastmesh._core.shm.stats cimport (
-    RF_DPE, RF_DT, RF_NC, RF_NR, RF_OM, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, RF_UPE, RF_UR, RF_UT, SEC_NONE, ST_RQ_BAD, ST_RQ_DIRECT,
+    RF_DPE, RF_DT, RF_FI, RF_NC, RF_NR, RF_OM, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, RF_UPE, RF_UR, RF_UT, SEC_NONE, ST_RQ_BAD, ST_RQ_DIRECT,
     ST_RQ_HEAD_TIMEOUT, ST_RQ_NO_CLUSTER, ST_RQ_NO_HEALTHY, ST_RQ_NO_ROUTE, ST_RQ_OVERFLOW, ST_RQ_OVERLOAD, ST_RQ_PENDING_OVERFLOW, ST_RQ_TIMEOUT, ST_RQ_UPSTREAM_PROTOCOL,
     ST_RQ_UPSTREAM_RESET, stat_inc)
 
@@ -99,6 +99,8 @@ cdef Verdict verdict_of(int code) noexcept nogil:
         return says(408, RF_SI, ST_RQ_TIMEOUT, b"stream_idle_timeout", b"stream timeout\n")
     if code == RE_OVERLOAD or code == FM_ENOMEM:
         return says(503, RF_OM, ST_RQ_OVERLOAD, b"overload", b"overloaded\n")
+    if code == RE_FAULT:
+        return says(503, RF_FI, ST_RQ_DIRECT, b"fault_filter_abort", b"fault filter abort\n")
     if code == RE_OVERFLOW or code == RE_PENDING:
         return says(503, RF_UO, ST_RQ_OVERFLOW if code == RE_OVERFLOW else ST_RQ_PENDING_OVERFLOW,
                     b"upstream_reset_before_response_started{overflow}", b"upstream connect error: overflow\n")
@@ -166,6 +168,8 @@ cdef int answer_end(Exchange *ex, Msg *m, Slice body) noexcept nogil:
 cdef int grpc_status_for(const Exchange *ex, int code, int status) noexcept nogil:
     if code == RE_TIMEOUT or (code == RE_IDLE and ex.flags & XF_REQ_END):
         return GRPC_DEADLINE_EXCEEDED
+    if code == RE_FAULT and ex.plan.abort_grpc:
+        return ex.plan.abort_grpc - 1
     if code == RE_UP_RST:
         return grpc_status_of_h2(ex.h2_error)
     return grpc_status_of_http(status)
@@ -196,6 +200,8 @@ cdef void respond_error(Exchange *ex, int code) noexcept nogil:
     cdef int rc
     if code == RE_IDLE and ex.flags & XF_REQ_END:
         v.status = 504           # the client has said all: it is the upstream that is silent (Envoy makes the same difference)
+    if code == RE_FAULT:
+        v.status = ex.plan.abort_status
     ex.rf |= v.rf
     ex.details = v.details
     stat_inc(ex.w.seg.stats, v.counter)

@@ -19,11 +19,13 @@ COUNTER_NAMES = (
     # circuit breaking
     "rq_overflow", "rq_pending_overflow", "up_cx_overflow", "rq_retry_overflow",
     "rq_retry_given_up",
+    "fault_delays", "fault_aborts",
 )
 # Response flags as bits (RF_*): Envoy's letters.
 FLAG_NAMES = {
     1: "UH", 2: "UF", 4: "UO", 8: "NR", 16: "NC", 32: "URX", 64: "DC", 128: "UT", 256: "UC", 512: "UR",
     1024: "LR", 2048: "DPE", 4096: "UPE", 8192: "OM", 16384: "SI", 32768: "DT", 65536: "UAEX",
+    131072: "DI", 262144: "FI",
 }
 DIRECTION_NAMES = ("inbound", "outbound", "gateway")
 SECURITY_NAMES = ("none", "mutual_tls", "tls")

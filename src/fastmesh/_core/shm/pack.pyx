@@ -9,7 +9,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_new
-from fastmesh._core.shm.hashtab cimport hashtab_make
+from fastmesh._core.shm.hashtab cimport hashtab_make, rr_stride
 from fastmesh._core.shm.layout cimport SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
     CL_EQUAL, CL_KEEPALIVE, SNAP_MAGIC, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_NONE, SNAP_VERSION, SnapAction, SnapArr, SnapCluster, SnapCond,
@@ -41,9 +41,6 @@ cdef enum:
     # Bytes behind the last string. memcmp and friends load whole vectors under a mask: where such a load reaches into a page that is not
     # there, the processor takes a slow path on every call (measured: a route look-up of 50 ns took 340).
     TAIL = 64
-
-cdef enum:
-    STRIDE_WINDOW = 32             # steps looked at on each side of the golden section
 
 cdef struct Vec:
     char *p
@@ -248,7 +245,7 @@ cdef class Packer:
         if total > 0xffffffff:
             raise ValueError("weights: their sum is too large")
         k.total_weight = <uint32_t>total
-        k.rr_stride = stride(total)
+        k.rr_stride = rr_stride(total)
         k.lb = lb
         k.connect_timeout_ms = connect_timeout_ms
         k.idle_timeout_ms = idle_timeout_ms
@@ -367,6 +364,15 @@ cdef class Packer:
         a.backoff_base_ms = backoff_base_ms
         a.backoff_most_ms = backoff_most_ms
         a.flags |= flags
+
+    def action_fault(self, index: int, *, delay_ppm: int, delay_ms: int, abort_ppm: int, abort_status: int, abort_grpc: int) -> None:
+        """The faults of an action that was added; abort_grpc: the status + 1."""
+        cdef SnapAction *a = self.action_at(index)
+        a.delay_ppm = delay_ppm
+        a.delay_ms = delay_ms
+        a.abort_ppm = abort_ppm
+        a.abort_status = abort_status
+        a.abort_grpc = abort_grpc
 
     def cond(self, *, on: int, op: int, flags: int, hid: int, name: str, value: str, number: int, regex: int = NONE) -> int:
         cdef SnapCond c
@@ -574,25 +580,3 @@ cdef class Packer:
         h.checksum = fnv64(out + sizeof(SnapHeader), at - sizeof(SnapHeader))
         memcpy(out, &h, sizeof(h))
         return bytes(made)
-
-
-cdef uint32_t stride(uint64_t total) noexcept:
-    """A step coprime to the total: `total` steps visit every place of the cycle once, so that weighted round robin is exact over a
-    cycle. Of those near the golden section the one whose fraction step/total has the smallest partial quotients: the fewer steps then
-    come back near where they began, and shares are kept within a few requests at any time."""
-    cdef uint64_t golden = <uint64_t>(total * 0.6180339887 + 0.5)
-    cdef uint64_t step, a, b, q, most
-    cdef uint64_t best = 1
-    cdef uint64_t best_most = total
-    if total <= 1:
-        return 0
-    for step in range(golden - min(golden - 1, STRIDE_WINDOW), min(golden + STRIDE_WINDOW, total - 1) + 1):
-        a, b, most = total, step, 0
-        while b != 0:
-            q = a // b
-            a, b = b, a - q * b
-            most = max(most, q)
-        if a == 1 and most < best_most:
-            best = step
-            best_most = most
-    return <uint32_t>best

@@ -291,7 +291,7 @@ cdef int check_actions(Check *c) noexcept nogil:
             return fault(c, b"actions", i, b"back-off or flag out of range")
         if a[i].delay_ppm > MILLION or a[i].abort_ppm > MILLION or a[i].abort_grpc > 17:
             return fault(c, b"actions", i, b"fault out of range")
-        if a[i].abort_ppm and a[i].abort_grpc == 0 and not 200 <= a[i].abort_status <= 599:
+        if a[i].abort_ppm and not 200 <= a[i].abort_status <= 599:
             return fault(c, b"actions", i, b"not a final status")
         if a[i].rewrite_regex != SNAP_NONE and a[i].rewrite_regex >= c.h.regexes.n:
             return fault(c, b"actions", i, b"no such pattern")

@@ -57,6 +57,8 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_UP_CX_OVERFLOW            # a request waits because no connection may be opened
     ST_RQ_RETRY_OVERFLOW         # a retry that the budget or max_retries did not allow
     ST_RQ_RETRY_GIVEN_UP         # ... that is not made because a hop further down has made them
+    ST_FAULT_DELAYS              # requests that a fault has delayed
+    ST_FAULT_ABORTS              # attempts that a fault has answered
     ST_N                         # must be last
 
 cdef enum:
@@ -142,6 +144,8 @@ cdef enum:  # response flags as bits; letters in segment.pyx (FLAG_NAMES) are En
     RF_SI = 16384                # stream idle timeout
     RF_DT = 32768                # duration timeout (408 slow head)
     RF_UAEX = 65536              # unauthorized
+    RF_DI = 131072               # delayed by a fault
+    RF_FI = 262144               # answered by a fault
 
 cdef const uint64_t *hist_bounds(int which) noexcept nogil
 """The HIST_BINS - 1 upper bounds, inclusive. which: 0 durations in us, 1 hop in us, 2 bytes (0.5 stands as 0: bytes are whole)."""
