@@ -6,6 +6,7 @@ from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_full, regex_new
 from fastmesh._core.base.sys cimport fm_clock_ns
 from fastmesh._core.policy.lb cimport LbView, lb_pick
 from fastmesh._core.policy.lb_ewma cimport ewma_cost, ewma_observe
+from fastmesh._core.policy.outlier cimport outlier_observe, outlier_release
 from fastmesh._core.policy.router cimport RouteMatch, router_load, router_match
 from fastmesh._core.proto.msg cimport HF_DROP, MF_ABSOLUTE, MF_HTTPS, MSG_MAX_HEADERS, Msg, hdr_id
 from fastmesh._core.shm.layout cimport EP_CELLS
@@ -103,6 +104,7 @@ cdef class Balancer:
     cdef uint32_t rr[EP_CELLS]
     cdef uint64_t rng
     cdef LbView view
+    cdef bint probe
 
     def __cinit__(self, Frozen frozen, WorkerView worker, uint64_t seed=1):
         self.frozen = frozen
@@ -115,6 +117,8 @@ cdef class Balancer:
         self.view.workers = worker.m.workers
         self.view.self_row = worker.m.self_row
         self.view.rr = self.rr
+        self.view.clusters = worker.m.cluster_cells
+        self.view.probe = &self.probe
 
     def cells(self, name):
         """{endpoint text: cell} of a cluster."""
@@ -138,6 +142,19 @@ cdef class Balancer:
             if hold and e != NULL:
                 self.view.rows[self.view.self_row].e[e.cell].active += 1
         return picked
+
+    def attempt(self, name, *, avoid=0xffffffff, now=1):
+        """(endpoint, whether the request is a probe)."""
+        self.probe = False
+        return self.pick(name, avoid=avoid, now=now)[0], self.probe
+
+    def result(self, name, uint32_t cell, int kind, *, now=1, probe=False):
+        """outlier_observe: what has become of an attempt, 0 success, 1 5xx, 2 gateway, 3 local."""
+        cdef bytes raw = name.encode()
+        outlier_observe(&self.worker.m, &self.s, snap_cluster(&self.s, fnv64(raw, len(raw))), cell, kind, probe, now)
+
+    def release(self, uint32_t cell, uint64_t now):
+        outlier_release(&self.worker.m, cell, now)
 
     def observe(self, uint32_t cell, uint64_t now, uint64_t rtt, uint32_t decay_ms=10000):
         """A request took so long at this cell's endpoint."""

@@ -149,6 +149,7 @@ cdef class WorkerView:
         self.m.ring = seg.ring_at(slot)
         self.m.rows = seg.rows_at()
         self.m.cells = seg.cells_at()
+        self.m.cluster_cells = seg.cluster_cells_at()
         self.m.snaps = seg.snaps
         self.m.workers = seg.workers
         self.m.self_row = slot

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 REDACTED = "[redacted]"
+CONSECUTIVE = ("consecutive_5xx", "consecutive_gateway", "consecutive_local")
 SECRETS = {"key", "token"}
 # PEM files: what is in them is what somebody's path pointed at, which may hold a private key as well.
 PEM = {"cert", "ca"}
@@ -163,7 +164,7 @@ def cluster_states(agent: Agent) -> list[dict[str, Any]]:
                     "rq_active": state["active"],
                     "rq_total": state["requests"],
                     "rq_error": state["failures"],
-                    "health": "ejected" if state["ejected"] > now else "healthy",
+                    **outlier_state(agent, cluster, cell, now),
                 }
             )
         found.append(
@@ -175,6 +176,26 @@ def cluster_states(agent: Agent) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def outlier_state(agent: Agent, cluster: Mapping[str, Any], cell: int, now: int) -> dict[str, Any]:
+    """What outlier detection thinks of an endpoint. `ejected_ms`: how long yet; 0 beside "ejected": the next
+    request finds out."""
+    from fastmesh._core.shm import clusters as cells
+
+    said = cells.verdict(agent.segment, cell)
+    until = said["ejected_until"]
+    left = max(0, until - now) // 1_000_000
+    # without a rule ejections that are left run out by the clock
+    out = until > now or (until > 0 and "outlier" in cluster)
+    return {
+        "health": "healthy" if not out else "probing" if said["probing"] and left else "ejected",
+        "ejected_ms": left,
+        "ejections": said["ejections"],
+        "consecutive_5xx": said["in_row_5xx"],
+        "consecutive_gateway": said["in_row_gateway"],
+        "consecutive_local": said["in_row_local"],
+    }
 
 
 def circuit_breakers(agent: Agent, cluster: Mapping[str, Any]) -> dict[str, int]:
@@ -215,6 +236,8 @@ def clusters(agent: Agent, query: Query) -> Answer:
             lines.append(f"{lead}::rq_success::{endpoint['rq_total'] - endpoint['rq_error']}\n")
             lines.append(f"{lead}::hostname::{endpoint['hostname']}\n")
             lines.append(f"{lead}::health_flags::{endpoint['health']}\n")
+            for key in ("ejected_ms", "ejections", *CONSECUTIVE):
+                lines.append(f"{lead}::{key}::{endpoint[key]}\n")
             lines.append(f"{lead}::weight::{endpoint['weight']}\n")
     return 200, PLAIN, "".join(lines)
 

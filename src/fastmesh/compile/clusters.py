@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastmesh.compile.lbpolicy import balance
+from fastmesh.compile.outlier import detect
 from fastmesh.model.index import Index, Rule, Service, effective_policy, labels_match
 from fastmesh.model.protocols import HTTP2
 from fastmesh.model.schema import Resource
@@ -76,6 +77,7 @@ def base_cluster(
     if namespace:
         out["namespace"] = namespace
     balance(out, policy.get("loadBalancer", {}))
+    detect(out, policy.get("outlierDetection"))
     pool = policy.get("connectionPool", {})
     tcp, http = pool.get("tcp", {}), pool.get("http", {})
     if "maxConnectionDuration" in tcp:

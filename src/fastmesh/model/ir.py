@@ -163,12 +163,27 @@ class Warm(TypedDict):
     aggression_centi: NotRequired[int]  # 100: in proportion to time
 
 
+class OutlierDetection(TypedDict, total=False):
+    """When an endpoint is ejected: failures in a row; 0 is no reason."""
+
+    consecutive_5xx: int  # 5
+    consecutive_gateway: int  # 502, 503, 504: 0
+    consecutive_local: int  # no connection, no answer; with split only: 5
+    split: bool  # these do not count as 5xx and gateway errors
+    interval_ms: int  # 10000: one ejection is forgiven for each
+    base_ms: int  # 30000, times the ejections in a row
+    most_ms: int  # 300000
+    max_percent: int  # of the endpoints: 10; one may always be ejected unless it is 0
+    min_health_percent: int  # with fewer usable ones all are used: 0
+
+
 class Cluster(TypedDict):
     name: str  # outbound|9080|v1|reviews.default.svc.cluster.local
     service: NotRequired[str]  # reviews.default.svc.cluster.local
     namespace: NotRequired[str]
     lb: NotRequired[Balancing]  # LEAST_REQUEST
     decay_ms: NotRequired[int]  # with PEAK_EWMA: 10000
+    outlier: NotRequired[OutlierDetection]  # without it nothing is ejected
     hash: NotRequired[Hash]  # with RING_HASH and MAGLEV, and only with them
     warm: NotRequired[Warm]
     connect_timeout_ms: NotRequired[int]  # 10000 (Istio)

@@ -47,6 +47,10 @@ of a file are told at once, with file and line. This page is generated from the 
   (`trafficPolicy.retryBudget` sets both).
 - Limits are on by default and hold for all workers of a proxy together: 1024 connections, 1024 requests that
   wait for one, 1024 requests in flight (Envoy's defaults; Istio has none). Above them: 503 with the flag UO.
+- `outlierDetection` ejects for all workers of a proxy at once. When the time of an ejection is over, one
+  request finds out: if it fails the endpoint is out again, for longer. `maxEjectionPercent: 0` means 10, as
+  in Istio; one endpoint may always be ejected; when all are, requests get 503 with the flag UH
+  (`minHealthPercent` prevents it). Without `outlierDetection` nothing is ejected.
 - `simple: PEAK_EWMA` is not Istio's: Linkerd's algorithm, the better of two endpoints by the time answers
   took there (a peak counts at once, then it fades over 10 s) and the requests in flight, over all workers. A
   failed attempt, 429, 502, 503 and 504 count as a second at least.

@@ -9,6 +9,7 @@ from fastmesh.model import formats as fmt
 from fastmesh.model.fields import Bool, Duration, Enum, Int, List, Map, Message, Number, Str, later, req
 from fastmesh.model.problems import Reporter
 from fastmesh.model.schema_loadbalancer import LOAD_BALANCER
+from fastmesh.model.schema_outlier import OUTLIER_DETECTION
 from fastmesh.model.schema_virtualservice import EXPORT_TO, PORT_SELECTOR
 
 MAX_COUNT: Final = 2**31 - 1
@@ -107,7 +108,7 @@ CLIENT_TLS: Final = Message(
 _COMMON: Final[dict[str, Any]] = {
     "loadBalancer": LOAD_BALANCER,
     "connectionPool": CONNECTION_POOL,
-    "outlierDetection": later(),
+    "outlierDetection": OUTLIER_DETECTION,
     "tls": CLIENT_TLS,
 }
 

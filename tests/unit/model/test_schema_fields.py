@@ -46,6 +46,9 @@ API = {
     "warmupDurationSecs warmup",
     "MagLev": "tableSize",
     "MutualTLS": "mode",
+    "OutlierDetection": "consecutiveErrors splitExternalLocalOriginErrors consecutiveLocalOriginFailures "
+    "consecutiveGatewayErrors consecutive5xxErrors interval baseEjectionTime maxEjectionPercent "
+    "minHealthPercent",
     "PeerAuthentication": "selector mtls portLevelMtls",
     "Port": "number protocol name targetPort",
     "Percent": "value",
@@ -123,7 +126,7 @@ NOT_YET = {
     "http[0].mirrorPercent "
     "http[0].mirror_percent http[0].mirrorPercentage http[0].corsPolicy http[0].match[0].sourceLabels "
     "http[0].match[0].sourceNamespace http[0].match[0].statPrefix",
-    "DestinationRule": "workloadSelector trafficPolicy.outlierDetection trafficPolicy.tunnel "
+    "DestinationRule": "workloadSelector trafficPolicy.tunnel "
     "trafficPolicy.proxyProtocol "
     "trafficPolicy.loadBalancer.localityLbSetting trafficPolicy.loadBalancer.zoneAwareLbSetting "
     "trafficPolicy.connectionPool.tcp.idleTimeout "

@@ -1,6 +1,6 @@
 """Which endpoint of a cluster gets a request (L2). Verdict only: no I/O, no allocation."""
 from libc.stdint cimport uint32_t, uint64_t
-from fastmesh._core.shm.cells cimport EpCell, EpRow
+from fastmesh._core.shm.cells cimport ClCell, EpCell, EpRow
 from fastmesh._core.shm.snapshot cimport Snap, SnapCluster, SnapEndpoint
 
 cdef struct LbView:
@@ -11,13 +11,17 @@ cdef struct LbView:
     uint64_t now_ns
     uint64_t key                 # hash of what the request is told apart by: consistent hashing
     bint keyed                   # it has one
+    const ClCell *clusters       # [CL_CELLS]
+    bint panic                   # ejections do not count: False, lb_pick decides
+    bint *probe                  # set when the request is the one that finds out whether an ejected endpoint is back
     uint32_t *rr                 # this worker's round-robin counters, [EP_CELLS], indexed by the cell of the cluster's first endpoint
 
 cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil
 """An endpoint, or NULL when the cluster has none. `avoid_cell`: not this one if there is another (SNAP_NONE: no wish). Endpoints with
-ejected_until_ns > now are skipped unless all are. Weights: ROUND_ROBIN and RANDOM follow weights, LEAST_REQUEST compares active/weight of
-two random picks, and PEAK_EWMA their cost. RING_HASH and MAGLEV go by v.key, or by weight for a request without one. `rng`: state of the
-caller's xorshift64*."""
+ejected_until_ns > now are skipped. With outlier detection (OF_ON) none is left when all are ejected; with fewer than panic_percent left
+none is skipped; and one whose ejection is over is given to one request (outlier_claim). Weights: ROUND_ROBIN and RANDOM follow weights,
+LEAST_REQUEST compares active/weight of two random picks, and PEAK_EWMA their cost. RING_HASH and MAGLEV go by v.key, or by weight for a
+request without one. `rng`: state of the caller's xorshift64*."""
 
 cdef inline uint64_t rng_next(uint64_t *s) noexcept nogil:
     """xorshift64*: not for secrets."""

@@ -12,8 +12,9 @@ from fastmesh._core.policy.lb cimport LbView, rng_next
 from fastmesh._core.policy.lb_ewma cimport ewma_cost
 from fastmesh._core.policy.lb_hash cimport HashWalk, hash_begin, hash_next
 from fastmesh._core.policy.lb_warm cimport WARM_TRIES, WARM_WHOLE, warm_share
+from fastmesh._core.policy.outlier cimport outlier_claim
 from fastmesh._core.shm.snapshot cimport (
-    CL_EQUAL, LB_LEAST_REQUEST, LB_PEAK_EWMA, LB_RING_HASH, LB_ROUND_ROBIN, Snap, SnapCluster, SnapEndpoint)
+    CL_EQUAL, LB_LEAST_REQUEST, LB_PEAK_EWMA, LB_RING_HASH, LB_ROUND_ROBIN, OF_ON, SNAP_NONE, Snap, SnapCluster, SnapEndpoint)
 
 
 cdef inline uint32_t below(uint64_t *rng, uint32_t n) noexcept nogil:
@@ -22,7 +23,7 @@ cdef inline uint32_t below(uint64_t *rng, uint32_t n) noexcept nogil:
 
 
 cdef inline bint ejected(const LbView *v, const SnapEndpoint *e) noexcept nogil:
-    return fm_load_relaxed(&v.cells[e.cell].ejected_until_ns) > v.now_ns
+    return fm_load_relaxed(&v.cells[e.cell].ejected_until_ns) > v.now_ns and not v.panic
 
 
 cdef inline bint usable(const LbView *v, const SnapEndpoint *e, uint32_t avoid_cell) noexcept nogil:
@@ -160,7 +161,7 @@ cdef inline const SnapEndpoint *by_key(const Snap *s, const SnapCluster *c, cons
     return e + place
 
 
-cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil:
+cdef const SnapEndpoint *choose(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil:
     cdef const SnapEndpoint *e = <const SnapEndpoint *>(s.base + c.endpoints.off)
     cdef const SnapEndpoint *found
     if c.endpoints.n == 0:
@@ -176,7 +177,45 @@ cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbVi
     if usable(v, found, avoid_cell):
         return found
     found = among(c, e, v, rng, avoid_cell, False)
+    if found == NULL and c.outlier.flags & OF_ON:
+        # better the one to be avoided than one that is ejected
+        return among(c, e, v, rng, SNAP_NONE, False)
     if found == NULL:
-        # all others are ejected: better one of them than none
+        # ejections that are left of a config before this one: better one of them than none
         found = among(c, e, v, rng, avoid_cell, True)
     return found if found != NULL else e
+
+
+cdef inline bint panic(const SnapCluster *c, const LbView *v) noexcept nogil:
+    cdef uint64_t n = c.endpoints.n
+    cdef uint64_t out = fm_load_relaxed32(&v.clusters[c.cell].ejected)
+    return out != 0 and (n - out if out < n else 0) * 100 < c.panic_percent * n
+
+
+cdef const SnapEndpoint *watched(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil:
+    """The choice in a cluster with outlier detection."""
+    cdef LbView all = v[0]
+    cdef const SnapEndpoint *found
+    cdef uint64_t until
+    cdef uint32_t i
+    all.panic = c.panic_percent != 0 and panic(c, v)
+    for i in range(c.endpoints.n + 1):
+        found = choose(s, c, &all, rng, avoid_cell)
+        if found == NULL:
+            return NULL
+        until = fm_load_relaxed(&v.cells[found.cell].ejected_until_ns)
+        if until == 0:
+            return found
+        if outlier_claim(c, &v.cells[found.cell], v.self_row, v.now_ns):
+            v.probe[0] = True
+            return found
+        if all.panic:
+            return found
+        # another worker has just taken the probe, or ejected it: choose among the rest
+    return NULL
+
+
+cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil:
+    if c.outlier.flags & OF_ON:
+        return watched(s, c, v, rng, avoid_cell)
+    return choose(s, c, v, rng, avoid_cell)

@@ -148,6 +148,7 @@ cdef enum:  # Exchange.flags
     XF_GRPC_TIMEOUT = 32768      # ... with a deadline of its own
     XF_PENDING = 65536           # counted as waiting for a connection
     XF_RETRYING = 131072         # counted as a retry
+    XF_PROBE = 2097152           # its result decides whether an ejected endpoint is back
     XF_HASHED = 1048576          # hash_key is set
 
 cdef struct DownOps:             # what an exchange asks of its client's side
@@ -189,6 +190,7 @@ cdef struct Plan:                # what the route said, copied
     uint32_t backoff_base_ms
     uint32_t backoff_most_ms
     uint32_t decay_ms            # of the cluster's LB_PEAK_EWMA; 0: nothing is learnt (proxy/learn)
+    bint watched                 # the cluster has outlier detection
     uint32_t delay_ppm           # faults (proxy/faults)
     uint32_t delay_ms
     uint32_t abort_ppm

@@ -17,14 +17,14 @@ from fastmesh._core.proto.msg cimport (
 from fastmesh._core.proxy.attempts cimport attempts_gave_up, attempts_over, attempts_send, attempts_tell
 from fastmesh._core.proxy.call cimport call_begin, call_expired, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
-    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CHUNKED_REQ, XF_GRPC, XF_HASHED, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE, XF_RETRYING,
-    XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UPGRADE, DownOps,
+    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CHUNKED_REQ, XF_GRPC, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE, XF_RETRYING,
+    XF_PROBE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UPGRADE, DownOps,
     Exchange, ListenerState, Plan, Worker)
 from fastmesh._core.proxy.deadline cimport deadline_begin, deadline_send
 from fastmesh._core.proxy.faults cimport faults_abort, faults_delay
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
 from fastmesh._core.proxy.hashkey cimport hashkey_take
-from fastmesh._core.proxy.learn cimport learn_answer, learn_failure, learn_waited
+from fastmesh._core.proxy.learn cimport learn_answer, learn_call, learn_failure, learn_late, learn_left, learn_view, learn_waited
 from fastmesh._core.proxy.log cimport log_exchange, log_keep_refused, log_keep_request, log_keep_route
 from fastmesh._core.proxy.pending cimport pending_over, pending_waits
 from fastmesh._core.proxy.plan cimport plan_take
@@ -34,7 +34,7 @@ from fastmesh._core.proxy.respond cimport (
     RE_OVERLOAD, RE_UP_RST, RE_UP_TLS, respond_direct, respond_error, respond_https, respond_redirect)
 from fastmesh._core.proxy.upstream cimport upstream_acquire
 from fastmesh._core.shm.snapshot cimport (
-    ACT_DIRECT, ACT_REDIRECT, L_GATEWAY, L_INBOUND, LF_HTTPS_REDIRECT, RO_5XX, RO_CONNECT_FAILURE, RO_GATEWAY_ERROR, RO_REFUSED_STREAM,
+    ACT_DIRECT, ACT_REDIRECT, L_GATEWAY, L_INBOUND, LF_HTTPS_REDIRECT, OF_ON, RO_5XX, RO_CONNECT_FAILURE, RO_GATEWAY_ERROR, RO_REFUSED_STREAM,
     RO_RESET, RO_RESET_BEFORE_REQUEST, SNAP_NONE, Snap, SnapAction, SnapCluster, SnapEndpoint, snap_at, snap_cluster, snap_str)
 from fastmesh._core.shm.stats cimport (
     DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_SI, RF_UC, RF_UO, RF_UPE, RF_UR, RF_URX, RF_UT, SEC_NONE, ST_POOL_FULL, ST_RQ_BAD,
@@ -66,6 +66,7 @@ cdef Exchange *exchange_new(Worker *w, const DownOps *ops, void *down, const Lis
 
 cdef void endpoint_leave(Exchange *ex) noexcept nogil:
     if ex.cell != SNAP_NONE:
+        learn_left(ex)
         ex.w.seg.rows[ex.w.seg.self_row].e[ex.cell].active -= 1
         ex.last_cell = ex.cell
 
@@ -89,6 +90,7 @@ cdef void exchange_finish(Exchange *ex) noexcept nogil:
         if ex.flags & XF_RETRYING:
             breaker_retry_done(&w.seg, ex.cluster_cell)
     if ex.cell != SNAP_NONE:
+        learn_left(ex)
         w.seg.rows[w.seg.self_row].e[ex.cell].active -= 1
         if ex.status >= 500 or (ex.status == 0 and not ex.rf & RF_DC):
             w.seg.rows[w.seg.self_row].e[ex.cell].failures += 1
@@ -244,6 +246,7 @@ cdef void pick(Exchange *ex, Msg *m, int how) noexcept nogil:
     cdef const SnapCluster *c
     cdef const SnapEndpoint *ep
     cdef LbView v
+    cdef bint probe = False
     cdef uint32_t span, wanted
     cdef int rc
     ex.phase = PH_PICK
@@ -263,19 +266,14 @@ cdef void pick(Exchange *ex, Msg *m, int how) noexcept nogil:
     if c == NULL:
         answer(ex, FM_ENOCLUSTER)
         return
-    v.cells = w.seg.cells
-    v.rows = w.seg.rows
-    v.workers = w.seg.workers
-    v.self_row = w.seg.self_row
-    v.now_ns = w.r.now_ns
-    v.rr = w.rr
-    v.key = ex.hash_key
-    v.keyed = (ex.flags & XF_HASHED) != 0
+    learn_view(ex, &v, &probe)
     ep = lb_pick(&w.snap, c, &v, &w.rng, ex.last_cell if how == AS_TRY else SNAP_NONE)
     if ep == NULL:
         answer(ex, FM_ENOHEALTHY)
         return
     ex.cell = ep.cell
+    if probe:
+        ex.flags |= XF_PROBE
     w.seg.rows[w.seg.self_row].e[ep.cell].active += 1
     w.seg.rows[w.seg.self_row].e[ep.cell].requests += 1
     if how == AS_TRY and ex.tries < 255:
@@ -446,6 +444,8 @@ cdef void on_timer(void *arg, uint64_t now_ms) noexcept nogil:
                 call_expired(ex)
                 exchange_finish(ex)
                 return
+        elif ex.phase == PH_SEND or ex.phase == PH_CONNECT and not pending_waits(ex):
+            learn_late(ex)
         answer(ex, RE_TIMEOUT)
         return
     # the back-off is over
@@ -464,6 +464,7 @@ cdef void on_try_timer(void *arg, uint64_t now_ms) noexcept nogil:
         exchange_up_failed(ex, RE_PENDING if pending_waits(ex) else RE_CONNECT_TIMEOUT)
     elif ex.phase == PH_SEND:
         learn_waited(ex)
+        learn_late(ex)
         if not retry(ex, RO_5XX | RO_GATEWAY_ERROR | RO_RESET):
             answer(ex, RE_TIMEOUT)
 
@@ -545,10 +546,10 @@ cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
             ex.dops.head(ex, m)  # HTTP/1.0 knows no interim answers
             ex.dops.flush(ex)
         return
-    learn_answer(ex, m.status)
     wanted = retry_on_status(m.status, ex.plan.statuses, ex.plan.nstatuses)
     if m.body == BODY_NONE and call_status(ex, m.hdr, <int>m.nhdr):
         wanted |= call_retry_on(ex)  # trailers only: the call may be made again
+    learn_answer(ex, m.status)
     if wanted and not attempts_over(ex, m) and retry(ex, wanted):
         return
     if m.status == 101:
@@ -586,7 +587,8 @@ cdef void exchange_response_end(Exchange *ex, const Hdr *trailers, int n) noexce
     if ex.phase == PH_DONE:
         return
     ex.flags |= XF_RESP_END
-    call_status(ex, trailers, n)
+    if call_status(ex, trailers, n):
+        learn_call(ex)
     ex.dops.end(ex, trailers, n)
     ex.t_relay = fm_clock_ns() - ex.w.r.now_ns
     exchange_finish(ex)

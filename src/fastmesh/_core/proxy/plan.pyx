@@ -2,7 +2,7 @@
 from libc.stdint cimport uint16_t, uint32_t
 from fastmesh._core.policy.retry cimport RETRY_STATUSES
 from fastmesh._core.proxy.ctx cimport Plan
-from fastmesh._core.shm.snapshot cimport Snap, SnapAction, SnapCluster, snap_at
+from fastmesh._core.shm.snapshot cimport OF_ON, Snap, SnapAction, SnapCluster, snap_at
 
 
 cdef void plan_take(Plan *p, const Snap *s, const SnapAction *a, const SnapCluster *c) noexcept nogil:
@@ -10,6 +10,7 @@ cdef void plan_take(Plan *p, const Snap *s, const SnapAction *a, const SnapClust
     cdef uint32_t i
     p.cluster = c.id
     p.decay_ms = c.decay_ms
+    p.watched = c.outlier.flags & OF_ON
     p.timeout_ms = a.timeout_ms
     p.per_try_timeout_ms = a.per_try_timeout_ms
     p.retries = a.retries

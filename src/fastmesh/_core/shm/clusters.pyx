@@ -3,8 +3,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastmesh._core.base.sys cimport fm_load_acquire, fm_load_acquire32, fm_load_relaxed, fm_load_relaxed32, fm_store_release32
-from fastmesh._core.shm.cells cimport ClCell, ClShard
-from fastmesh._core.shm.layout cimport CL_CELLS, SNAP_SLOT_BYTES
+from fastmesh._core.shm.cells cimport ClCell, ClShard, EpCell
+from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS, SNAP_SLOT_BYTES
 from fastmesh._core.shm.segment cimport Segment
 from fastmesh._core.shm.snapshot cimport SnapCluster, SnapHeader
 
@@ -78,3 +78,15 @@ def stats(segment: Segment, cell: int) -> dict[str, int]:
         sums["retries"] += fm_load_relaxed32(&c.retries)
         sums["overflows"] += fm_load_relaxed(&c.overflows)
     return {**sums, "ejected": fm_load_relaxed32(&segment.cluster_cells_at()[i].ejected)}
+
+
+def verdict(segment: Segment, cell: int) -> dict[str, int]:
+    """What outlier detection holds of an endpoint; `ejected_until`: CLOCK_MONOTONIC ns, 0: it is not ejected."""
+    if not 0 <= cell < EP_CELLS:
+        raise IndexError(f"endpoint cell {cell} of {EP_CELLS}")
+    cdef EpCell *e = &segment.cells_at()[<uint32_t>cell]
+    return {
+        "ejected_until": fm_load_relaxed(&e.ejected_until_ns), "probing": fm_load_relaxed32(&e.probing),
+        "ejections": fm_load_relaxed32(&e.ejections), "in_row_5xx": fm_load_relaxed32(&e.in_row_5xx),
+        "in_row_gateway": fm_load_relaxed32(&e.in_row_gateway), "in_row_local": fm_load_relaxed32(&e.in_row_local),
+    }

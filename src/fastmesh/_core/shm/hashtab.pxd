@@ -37,8 +37,3 @@ cdef int ring_fill(const HashNode *v, uint32_t n, uint32_t least, uint32_t *out)
 cdef int maglev_fill(HashNode *v, uint32_t n, uint32_t slots, uint32_t *out) noexcept nogil
 """Maglev's table ("Maglev: A Fast and Reliable Software Network Load Balancer", 3.4) with weights: v is sorted by key; `slots` is a prime,
 and with more endpoints than slots some have none. FM_OK or FM_ENOMEM."""
-
-cdef uint32_t rr_stride(uint64_t total) noexcept nogil
-"""A step coprime to the total: `total` steps visit every place of the cycle once, so that weighted round robin is exact over a
-cycle. Of those near the golden section the one whose fraction step/total has the smallest partial quotients: the fewer steps then
-come back near where they began, and shares are kept within a few requests at any time."""

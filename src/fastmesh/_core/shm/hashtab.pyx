@@ -182,33 +182,3 @@ cdef uint32_t *hashtab_make(const SnapEndpoint *e, uint32_t n, const char *blob,
             out = NULL
     free(nodes)
     return out
-
-
-# ---- weighted round robin -----------------------------------------------------------------------------------------------
-
-cdef enum:
-    STRIDE_WINDOW = 32             # steps looked at on each side of the golden section
-
-
-cdef inline uint64_t less(uint64_t a, uint64_t b) noexcept nogil:
-    return a if a < b else b
-
-
-cdef uint32_t rr_stride(uint64_t total) noexcept nogil:
-    cdef uint64_t golden = <uint64_t>(total * 0.6180339887 + 0.5)
-    cdef uint64_t step, a, b, q, most
-    cdef uint64_t best = 1
-    cdef uint64_t best_most = total
-    if total <= 1:
-        return 0
-    for step in range(golden - less(golden - 1, STRIDE_WINDOW), less(golden + STRIDE_WINDOW, total - 1) + 1):
-        a, b, most = total, step, 0
-        while b != 0:
-            q = a // b
-            a, b = b, a - q * b
-            if q > most:
-                most = q
-        if a == 1 and most < best_most:
-            best = step
-            best_most = most
-    return <uint32_t>best

@@ -20,6 +20,9 @@ COUNTER_NAMES = (
     "rq_overflow", "rq_pending_overflow", "up_cx_overflow", "rq_retry_overflow",
     "rq_retry_given_up",
     "fault_delays", "fault_aborts",
+    # outlier detection
+    "od_ejections", "od_ejections_5xx", "od_ejections_gateway", "od_ejections_local", "od_overflow",
+    "od_probe_ok", "od_probe_fail",
 )
 # Response flags as bits (RF_*): Envoy's letters.
 FLAG_NAMES = {

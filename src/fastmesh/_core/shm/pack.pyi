@@ -32,6 +32,7 @@ class Packer:
     def cluster_hash(
         self, index: int, *, on: int, name: str, path: str, ttl_s: int, size: int
     ) -> None: ...
+    def cluster_outlier(self, index: int, fields: tuple[int, ...], panic_percent: int) -> None: ...
     def cluster_shape(
         self, index: int, *, decay_ms: int = 0, warm_ms: int = 0, warm_least_percent: int = 0,
         warm_aggression_centi: int = 100,

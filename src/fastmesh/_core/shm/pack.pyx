@@ -9,12 +9,13 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_new
-from fastmesh._core.shm.hashtab cimport hashtab_make, rr_stride
+from fastmesh._core.shm.hashtab cimport hashtab_make
 from fastmesh._core.shm.layout cimport SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
     CL_EQUAL, CL_KEEPALIVE, SNAP_MAGIC, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_NONE, SNAP_VERSION, SnapAction, SnapArr, SnapCluster, SnapCond,
-    SnapDest, SnapEndpoint, SnapHdrOp, SnapHeader, SnapHost, SnapListener, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64,
-    host_hash)
+    SnapDest, SnapEndpoint, SnapHdrOp, SnapHeader, SnapHost, SnapListener, SnapOutlier, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost,
+    fnv64, host_hash)
+from fastmesh._core.shm.stride cimport rr_stride
 
 NONE = <uint32_t>SNAP_NONE         # no index
 
@@ -275,6 +276,12 @@ cdef class Packer:
         k.budget_ppm = budget_ppm
         k.budget_least = budget_least
         k.max_age_ms = max_age_ms
+
+    def cluster_outlier(self, index: int, fields: tuple, panic_percent: int) -> None:
+        """When endpoints of a cluster that was added are ejected: SnapOutlier's fields up to `flags`, in their order."""
+        cdef SnapOutlier *o = &self.cluster_at(index).outlier
+        o.consecutive_5xx, o.consecutive_gateway, o.consecutive_local, o.interval_ms, o.base_ms, o.most_ms, o.max_percent, o.flags = fields
+        self.cluster_at(index).panic_percent = panic_percent
 
     def cluster_keepalive(self, index: int, *, time_s: int, interval_s: int, probes: int) -> None:
         """TCP keep-alive on the connections of a cluster that was added; 0: the system's value."""

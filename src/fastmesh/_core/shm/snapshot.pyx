@@ -10,7 +10,7 @@ from fastmesh._core.base.err cimport FM_ESNAP, FM_OK
 from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS, SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
     ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, CF_IGNORE_CASE, CF_NOT, CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_KEEPALIVE, CL_VERIFY_SAN, EP_TLS, HOP_REMOVE, L_INBOUND,
-    AF_RETRY_ANYWHERE, AF_RETRY_SAME, HASH_COOKIE, HASH_NONE, HASH_QUERY, LB_MAGLEV, LB_PEAK_EWMA, LB_RING_HASH, LF_HTTPS_REDIRECT, MILLION, ON_PORT, OP_ANY, OP_PATH_PREFIX, OP_PRESENT, OP_REGEX, RO_LAST, RW_FULL, SNAP_MAGIC, SNAP_MAX_HOST,
+    AF_RETRY_ANYWHERE, AF_RETRY_SAME, HASH_COOKIE, HASH_NONE, HASH_QUERY, LB_MAGLEV, LB_PEAK_EWMA, LB_RING_HASH, LF_HTTPS_REDIRECT, MILLION, OF_ON, OF_SPLIT, ON_PORT, OP_ANY, OP_PATH_PREFIX, OP_PRESENT, OP_REGEX, RO_LAST, RW_FULL, SNAP_MAGIC, SNAP_MAX_HOST,
     SNAP_MAX_LABELS, SNAP_MAX_NAME, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_MAX_TOTAL, SNAP_MAX_VALUE, SNAP_MAX_WEIGHT, SNAP_NONE, SNAP_VERSION, TF_SERVER,
     TF_TICKETS, TF_VERIFY, TLS_DISABLE, TLS_PERMISSIVE, Snap, SnapAction, SnapArr, SnapCluster, SnapCond, SnapDest, SnapEndpoint,
     SnapFault, SnapHdrOp, SnapHeader, SnapHost, SnapListener, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, host_hash)
@@ -364,6 +364,11 @@ cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept 
         return fault(c, b"clusters", index, b"no such cell")
     if k.budget_ppm > MILLION or k.panic_percent > 100 or k.outlier.max_percent > 100 or k.outlier.failure_percent > 100:
         return fault(c, b"clusters", index, b"more than 100 percent")
+    if k.outlier.flags & ~<uint32_t>(OF_ON | OF_SPLIT) or (k.outlier.flags & OF_ON and (
+            k.outlier.interval_ms == 0 or k.outlier.base_ms == 0 or k.outlier.most_ms < k.outlier.base_ms)):
+        return fault(c, b"clusters", index, b"outlier detection: flag unknown, or no time")
+    if k.outlier.flags == 0 and k.panic_percent:
+        return fault(c, b"clusters", index, b"a panic threshold of no use")
     if k.hash_on > HASH_QUERY or (k.lb >= LB_RING_HASH) != (k.hash_on != HASH_NONE):
         return fault(c, b"clusters", index, b"hash unknown, or of no use")
     if k.levels.n or not str_ok(c, k.hash_name) or not str_ok(c, k.hash_path) or not within(c.h.u32s, sizeof(uint32_t), k.hash_table):

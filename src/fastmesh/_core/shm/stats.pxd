@@ -59,6 +59,13 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_RQ_RETRY_GIVEN_UP         # ... that is not made because a hop further down has made them
     ST_FAULT_DELAYS              # requests that a fault has delayed
     ST_FAULT_ABORTS              # attempts that a fault has answered
+    ST_OD_EJECTIONS              # outlier detection: endpoints ejected, probes that failed included ...
+    ST_OD_5XX                    # ... by reason
+    ST_OD_GATEWAY
+    ST_OD_LOCAL
+    ST_OD_OVERFLOW               # an ejection that max_percent did not allow
+    ST_OD_PROBE_OK               # the one request after an ejection: the endpoint is back
+    ST_OD_PROBE_FAIL             # ... or ejected again
     ST_N                         # must be last
 
 cdef enum:
