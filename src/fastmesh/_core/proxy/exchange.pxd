@@ -10,10 +10,12 @@ from fastmesh._core.proxy.ctx cimport DownOps, Exchange, ListenerState, Worker
 
 cdef Exchange *exchange_new(Worker *w, const DownOps *ops, void *down, const ListenerState *l) noexcept nogil
 """NULL at a cap."""
-cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil
-"""A request head. When this returns, the exchange is on its way upstream, or has been answered and may be finished."""
-cdef void exchange_refuse(Exchange *ex, const Msg *m, int code) noexcept nogil
-"""A request that the codec refused: answer it and finish. m: its head, or NULL: there is none that could be read."""
+cdef void exchange_begin(Exchange *ex, Msg *m) noexcept nogil
+"""The first attempt, or the next. m: the request head where it is at hand; NULL: it has been kept."""
+cdef void exchange_answer(Exchange *ex, int code) noexcept nogil
+"""The proxy answers in the upstream's place (respond_error), and the exchange is over."""
+cdef void exchange_finish(Exchange *ex) noexcept nogil
+"""Once: the client's side is told by the codec, which sees ex.phase == PH_DONE when control returns to it."""
 cdef bint exchange_wants_body(Exchange *ex) noexcept nogil
 cdef void exchange_request_data(Exchange *ex, const Slice *v, int n) noexcept nogil
 cdef void exchange_request_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil

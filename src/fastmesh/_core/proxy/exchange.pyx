@@ -1,44 +1,42 @@
 """The life of an exchange (L3). See exchange.pxd."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastmesh._core.base.buf cimport Block, block_data, block_free, block_len
-from fastmesh._core.base.err cimport FM_AGAIN, FM_EHOST, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_ENOMEM, FM_ENOROUTE, FM_OK
+from fastmesh._core.base.err cimport FM_AGAIN, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.sys cimport fm_clock_ns
 from fastmesh._core.base.timer cimport timer_del, timer_set
 from fastmesh._core.base.view cimport Slice, slice_of
-from fastmesh._core.policy.breaker cimport breaker_request, breaker_request_done, breaker_retry, breaker_retry_done
+from fastmesh._core.policy.breaker cimport breaker_request_done, breaker_retry, breaker_retry_done
 from fastmesh._core.policy.lb cimport LbView, lb_pick, rng_next
 from fastmesh._core.policy.retry cimport retry_backoff_ms, retry_on_status
-from fastmesh._core.policy.router cimport RouteMatch, router_match
+
 from fastmesh._core.proto.h2_frame cimport H2_CANCEL
-from fastmesh._core.proto.hygiene cimport hygiene_request, hygiene_response
-from fastmesh._core.proto.msg cimport (
-    BODY_CHUNKED, BODY_NONE, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg, msg_load)
+from fastmesh._core.proto.hygiene cimport hygiene_response
+from fastmesh._core.proto.msg cimport BODY_NONE, Hdr, Msg, msg_load
 from fastmesh._core.proxy.attempts cimport attempts_gave_up, attempts_over, attempts_send, attempts_tell
-from fastmesh._core.proxy.call cimport call_begin, call_expired, call_retry_on, call_status, call_timeout
+from fastmesh._core.proxy.call cimport call_expired, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
-    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CHUNKED_REQ, XF_GRPC, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE, XF_RETRYING,
-    XF_PROBE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UPGRADE, DownOps,
-    Exchange, ListenerState, Plan, Worker)
-from fastmesh._core.proxy.deadline cimport deadline_begin, deadline_send
-from fastmesh._core.proxy.faults cimport faults_abort, faults_delay
-from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request, forward_response
-from fastmesh._core.proxy.hashkey cimport hashkey_take
+    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_GRPC, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE, XF_RETRYING,
+    XF_PROBE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UPGRADE, DownOps, Exchange, ListenerState, Worker)
+from fastmesh._core.proxy.deadline cimport deadline_send
+from fastmesh._core.proxy.faults cimport faults_abort
+from fastmesh._core.proxy.forward cimport forward_response
+
 from fastmesh._core.proxy.learn cimport learn_answer, learn_call, learn_failure, learn_late, learn_left, learn_view, learn_waited
-from fastmesh._core.proxy.log cimport log_exchange, log_keep_refused, log_keep_request, log_keep_route
+from fastmesh._core.proxy.log cimport log_exchange
 from fastmesh._core.proxy.pending cimport pending_over, pending_waits
-from fastmesh._core.proxy.plan cimport plan_take
-from fastmesh._core.proxy.replay cimport replay_forget, replay_forget_body, replay_keep_data, replay_keep_head
+
+from fastmesh._core.proxy.replay cimport replay_forget, replay_forget_body, replay_keep_data
 from fastmesh._core.proxy.respond cimport (
-    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_FAULT, RE_IDLE, RE_NO_CONFIG, RE_OVERFLOW, RE_PENDING, RE_TIMEOUT, RE_UP_GOAWAY, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET,
-    RE_OVERLOAD, RE_UP_RST, RE_UP_TLS, respond_direct, respond_error, respond_https, respond_redirect)
+    RE_CONNECT, RE_CONNECT_TIMEOUT, RE_FAULT, RE_IDLE, RE_PENDING, RE_TIMEOUT, RE_UP_GOAWAY, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET,
+    RE_OVERLOAD, RE_UP_RST, RE_UP_TLS, respond_error)
 from fastmesh._core.proxy.upstream cimport upstream_acquire
 from fastmesh._core.shm.snapshot cimport (
-    ACT_DIRECT, ACT_REDIRECT, L_GATEWAY, L_INBOUND, LF_HTTPS_REDIRECT, OF_ON, RO_5XX, RO_CONNECT_FAILURE, RO_GATEWAY_ERROR, RO_REFUSED_STREAM,
-    RO_RESET, RO_RESET_BEFORE_REQUEST, SNAP_NONE, Snap, SnapAction, SnapCluster, SnapEndpoint, snap_at, snap_cluster, snap_str)
+    L_GATEWAY, L_INBOUND, RO_5XX, RO_CONNECT_FAILURE, RO_GATEWAY_ERROR, RO_REFUSED_STREAM, RO_RESET, RO_RESET_BEFORE_REQUEST, SNAP_NONE,
+    SnapCluster, SnapEndpoint, snap_cluster)
 from fastmesh._core.shm.stats cimport (
-    DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_SI, RF_UC, RF_UO, RF_UPE, RF_UR, RF_URX, RF_UT, SEC_NONE, ST_POOL_FULL, ST_RQ_BAD,
-    ST_RQ_DC, ST_RQ_RETRY, ST_RQ_RETRY_OVERFLOW, ST_RQ_RETRY_REUSED, ST_RQ_TIMEOUT, ST_RQ_TOTAL, ST_RQ_UPGRADE, ST_RQ_UPSTREAM_TRUNCATED, stat_inc)
+    DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_SI, RF_UC, RF_UO, RF_UPE, RF_UR, RF_URX, RF_UT, ST_POOL_FULL, ST_RQ_BAD,
+    ST_RQ_DC, ST_RQ_RETRY, ST_RQ_RETRY_OVERFLOW, ST_RQ_RETRY_REUSED, ST_RQ_TIMEOUT, ST_RQ_UPGRADE, ST_RQ_UPSTREAM_TRUNCATED, stat_inc)
 
 
 # ---- new, end --------------------------------------------------------------------------------------------------------------------
@@ -113,8 +111,7 @@ cdef void exchange_reap(Worker *w) noexcept nogil:
         pool_put(&w.exchanges, ex)
 
 
-cdef void answer(Exchange *ex, int code) noexcept nogil:
-    # the proxy answers in the upstream's place
+cdef void exchange_answer(Exchange *ex, int code) noexcept nogil:
     if ex.up != NULL:
         ex.uops.abort(ex)
     if ex.flags & XF_RESP_STARTED:
@@ -126,118 +123,16 @@ cdef void answer(Exchange *ex, int code) noexcept nogil:
     exchange_finish(ex)
 
 
-# ---- HEAD ------------------------------------------------------------------------------------------------------------------------
-
-cdef void exchange_refuse(Exchange *ex, const Msg *m, int code) noexcept nogil:
-    stat_inc(ex.w.seg.stats, ST_RQ_TOTAL)
-    if m != NULL:
-        ex.method = m.method
-        call_begin(ex, m)
-        log_keep_request(ex, m)
-    else:
-        log_keep_refused(ex)
-    answer(ex, code)
-
-
-cdef void exchange_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
-    cdef Worker *w = ex.w
-    cdef RouteMatch rm
-    cdef Slice target
-    cdef const SnapCluster *c
-    cdef int rc
-    w.hused = 0
-    stat_inc(w.seg.stats, ST_RQ_TOTAL)
-    ex.method = m.method
-    if idempotent(m.method):
-        ex.flags |= XF_IDEMPOTENT
-    ex.minor = m.minor
-    ex.head_rx = m.head_n
-    if m.body == BODY_CHUNKED:
-        ex.flags |= XF_CHUNKED_REQ
-    call_begin(ex, m)
-    deadline_begin(ex, m)
-    rc = hygiene_request(m, (m.flags & MF_UPGRADE) != 0 and m.body == BODY_NONE)
-    if rc != FM_OK:
-        log_keep_request(ex, m)
-        answer(ex, rc)
-        return
-    if m.flags & MF_UPGRADE and m.body == BODY_NONE:
-        ex.flags |= XF_UPGRADE
-    if w.snap.h == NULL or l.table == SNAP_NONE:
-        log_keep_request(ex, m)
-        answer(ex, RE_NO_CONFIG)
-        return
-    if l.flags & LF_HTTPS_REDIRECT and ex.security == SEC_NONE:
-        log_keep_request(ex, m)
-        if m.host.n == 0:        # HTTP/1.0 without Host: there is nowhere to point to
-            answer(ex, FM_EHOST)
-            return
-        ex.flags |= XF_RESP_STARTED
-        if respond_https(ex, m) != FM_OK:
-            ex.dops.abort(ex)
-        exchange_finish(ex)
-        return
-    rc = router_match(&w.snap, l.table, m, ex.security != SEC_NONE, l.port, <uint32_t>(rng_next(&w.rng) >> 32), &rm)
-    if rc != FM_OK:
-        log_keep_request(ex, m)
-        answer(ex, FM_ENOROUTE)
-        return
-    if rm.action.kind == ACT_DIRECT or rm.action.kind == ACT_REDIRECT:
-        log_keep_request(ex, m)
-        log_keep_route(ex, Slice(NULL, 0), snap_str(&w.snap, rm.route.name))
-        if rm.action.kind == ACT_REDIRECT and m.host.n == 0 and rm.action.redirect_host.n == 0:
-            answer(ex, FM_EHOST)
-            return
-        rc = forward_keep_response_ops(ex, &rm)
-        ex.flags |= XF_RESP_STARTED
-        if rc == FM_OK:
-            rc = respond_direct(ex, &rm) if rm.action.kind == ACT_DIRECT else respond_redirect(ex, m, &rm)
-        if rc != FM_OK:
-            ex.dops.abort(ex)
-        exchange_finish(ex)
-        return
-    if rm.dest.cluster == SNAP_NONE:
-        log_keep_request(ex, m)
-        answer(ex, FM_ENOCLUSTER)
-        return
-    c = &(<const SnapCluster *>(w.snap.base + w.snap.h.clusters.off))[rm.dest.cluster]
-    plan_take(&ex.plan, &w.snap, rm.action, c)
-    rc = forward_keep_response_ops(ex, &rm)
-    if rc == FM_OK:
-        rc = forward_request(ex, m, &rm, &target)
-    if rc == FM_OK:
-        rc = hashkey_take(ex, m, c)
-    log_keep_request(ex, m)
-    log_keep_route(ex, snap_str(&w.snap, c.name), snap_str(&w.snap, rm.route.name))
-    if rc == FM_OK:
-        m.target = target        # the log has the client's
-        rc = replay_keep_head(ex, m)
-    if rc != FM_OK:
-        answer(ex, rc)
-        return
-    if ex.plan.timeout_ms and (ex.deadline_ms == 0 or w.r.now_ms + ex.plan.timeout_ms < ex.deadline_ms):
-        ex.deadline_ms = w.r.now_ms + ex.plan.timeout_ms
-    if ex.deadline_ms:
-        if w.r.now_ms >= ex.deadline_ms:
-            answer(ex, RE_TIMEOUT)  # a call whose time was over before it came
-            return
-        timer_set(&w.r.wheel, &ex.timer, ex.deadline_ms)
-    if m.body == BODY_NONE:
-        ex.flags |= XF_REQ_END
-    if not breaker_request(&w.seg, c):
-        answer(ex, RE_OVERFLOW)
-        return
-    ex.cluster_cell = c.cell
-    if not faults_delay(ex):
-        pick(ex, m, AS_TRY)
-
-
 # ---- PICK, CONNECT ---------------------------------------------------------------------------------------------------------------
 
 cdef enum:  # what a choice of an endpoint is
     AS_TRY = 0                   # one more attempt
     AS_BEFORE                    # the same attempt: it has not got a connection yet
     AS_MOVED                     # the same, on a new connection: a pooled one has failed
+
+
+cdef void exchange_begin(Exchange *ex, Msg *m) noexcept nogil:
+    pick(ex, m, AS_TRY)
 
 
 cdef void pick(Exchange *ex, Msg *m, int how) noexcept nogil:
@@ -260,16 +155,16 @@ cdef void pick(Exchange *ex, Msg *m, int how) noexcept nogil:
             ex.grpc = <uint8_t>ex.plan.abort_grpc
             wanted |= call_retry_on(ex)
         if not retry(ex, wanted):
-            answer(ex, RE_FAULT)
+            exchange_answer(ex, RE_FAULT)
         return
     c = snap_cluster(&w.snap, ex.plan.cluster) if w.snap.h != NULL else NULL
     if c == NULL:
-        answer(ex, FM_ENOCLUSTER)
+        exchange_answer(ex, FM_ENOCLUSTER)
         return
     learn_view(ex, &v, &probe)
     ep = lb_pick(&w.snap, c, &v, &w.rng, ex.last_cell if how == AS_TRY else SNAP_NONE)
     if ep == NULL:
-        answer(ex, FM_ENOHEALTHY)
+        exchange_answer(ex, FM_ENOHEALTHY)
         return
     ex.cell = ep.cell
     if probe:
@@ -323,11 +218,11 @@ cdef void send_request(Exchange *ex, Msg *m) noexcept nogil:
     if rc == FM_OK:
         rc = attempts_send(ex, m)
     if rc != FM_OK:
-        answer(ex, rc)
+        exchange_answer(ex, rc)
         return
     rc = ex.uops.head(ex, m, ex.flags & XF_REQ_END and b == NULL)
     if rc != FM_OK:
-        answer(ex, rc)
+        exchange_answer(ex, rc)
         return
     while b != NULL:
         v = slice_of(block_data(b) + b.start, block_len(b))
@@ -346,11 +241,6 @@ cdef void exchange_sent(Exchange *ex) noexcept nogil:
 
 # ---- failures --------------------------------------------------------------------------------------------------------------------
 
-cdef bint idempotent(int method) noexcept nogil:
-    # RFC 9110 9.2.2
-    return method == M_GET or method == M_HEAD or method == M_PUT or method == M_DELETE or method == M_OPTIONS or method == M_TRACE
-
-
 cdef void retry_or_answer(Exchange *ex, int code) noexcept nogil:
     # who does not answer is a case of all three, whatever the reason, as in Envoy
     cdef uint32_t wanted = RO_5XX | RO_GATEWAY_ERROR | RO_RESET
@@ -364,7 +254,7 @@ cdef void retry_or_answer(Exchange *ex, int code) noexcept nogil:
     elif code == RE_OVERLOAD or code == RE_PENDING:
         wanted = 0               # it is here that there is too much
     if not retry(ex, wanted):
-        answer(ex, code)
+        exchange_answer(ex, code)
 
 
 cdef bint retry(Exchange *ex, uint32_t wanted) noexcept nogil:
@@ -446,7 +336,7 @@ cdef void on_timer(void *arg, uint64_t now_ms) noexcept nogil:
                 return
         elif ex.phase == PH_SEND or ex.phase == PH_CONNECT and not pending_waits(ex):
             learn_late(ex)
-        answer(ex, RE_TIMEOUT)
+        exchange_answer(ex, RE_TIMEOUT)
         return
     # the back-off is over
     if ex.deadline_ms:
@@ -466,7 +356,7 @@ cdef void on_try_timer(void *arg, uint64_t now_ms) noexcept nogil:
         learn_waited(ex)
         learn_late(ex)
         if not retry(ex, RO_5XX | RO_GATEWAY_ERROR | RO_RESET):
-            answer(ex, RE_TIMEOUT)
+            exchange_answer(ex, RE_TIMEOUT)
 
 
 cdef void exchange_down_closed(Exchange *ex) noexcept nogil:
@@ -496,7 +386,7 @@ cdef void exchange_down_idle(Exchange *ex) noexcept nogil:
     if ex.phase == PH_DONE:
         return
     ex.rf |= RF_SI
-    answer(ex, RE_IDLE)
+    exchange_answer(ex, RE_IDLE)
 
 
 # ---- the request's body ----------------------------------------------------------------------------------------------------------
@@ -530,7 +420,7 @@ cdef void exchange_request_end(Exchange *ex, const Hdr *trailers, int n) noexcep
 
 cdef void exchange_request_bad(Exchange *ex, int code) noexcept nogil:
     if ex.phase != PH_DONE:
-        answer(ex, code)
+        exchange_answer(ex, code)
 
 
 # ---- the answer ------------------------------------------------------------------------------------------------------------------

@@ -28,8 +28,9 @@ from fastmesh._core.proxy.ctx cimport (
     DOWN_H1, OUT_CHUNKED, OUT_CLOSE, OUT_LENGTH, OUT_NONE, S_BODY, S_GONE, S_HEAD, S_TUNNEL, S_WAIT, Down, DownOps, Exchange, H1s, ListenerState,
     Worker)
 from fastmesh._core.proxy.down cimport down_begin, down_bytes, down_end, down_refused_plain, down_secured, down_unsecured
+from fastmesh._core.proxy.entry cimport entry_head, entry_refuse
 from fastmesh._core.proxy.exchange cimport (
-    exchange_down_closed, exchange_down_idle, exchange_head, exchange_new, exchange_refuse, exchange_request_bad, exchange_request_data,
+    exchange_down_closed, exchange_down_idle, exchange_new, exchange_request_bad, exchange_request_data,
     exchange_request_end, exchange_wants_body)
 from fastmesh._core.proxy.mux_h2_down cimport h2s_take_over
 from fastmesh._core.proxy.relay cimport relay_full
@@ -227,7 +228,7 @@ cdef void s_refuse(H1s *s, int code) noexcept nogil:
     s.close = 1
     s.state = S_BODY             # what follows is not read any more
     h1_body_init(&s.body, BODY_CLOSE, -1)
-    exchange_refuse(ex, NULL, code)
+    entry_refuse(ex, NULL, code)
 
 
 cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
@@ -277,7 +278,7 @@ cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
     h1_body_request(m)
     h1_body_init(&s.body, m.body, m.content_length)
     s.state = S_WAIT if s.body.done else S_BODY
-    exchange_head(ex, m, s.listener)
+    entry_head(ex, m, s.listener)
     return rc
 
 

@@ -21,8 +21,9 @@ from fastmesh._core.proto.msg cimport BODY_NONE, M_CONNECT, MF_PROTOCOL, Hdr, Ms
 from fastmesh._core.proxy.bridge cimport bridge_from_connect, bridge_to_accepted
 from fastmesh._core.proxy.ctx cimport DOWN_H2, PH_DONE, XF_TUNNEL, Down, DownOps, Exchange, H2Io, H2IoOps, H2s, Worker
 from fastmesh._core.proxy.down cimport down_bytes, down_end, down_handover, down_refused_plain
+from fastmesh._core.proxy.entry cimport entry_head, entry_refuse
 from fastmesh._core.proxy.exchange cimport (
-    exchange_down_closed, exchange_down_idle, exchange_down_reset, exchange_head, exchange_new, exchange_refuse, exchange_request_data,
+    exchange_down_closed, exchange_down_idle, exchange_down_reset, exchange_new, exchange_request_data,
     exchange_request_end, exchange_wants_body)
 from fastmesh._core.proxy.h2_io cimport (
     h2_io_begin, h2_io_congested, h2_io_end, h2_io_flush, h2_io_forget, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kept,
@@ -245,24 +246,24 @@ cdef void on_head(H2 *h, H2Stream *st, Msg *m, bint end) noexcept nogil:
     if ex == NULL:
         return
     if w.r.bufs.held > w.r.bufs.cap - (w.r.bufs.cap >> 4):
-        exchange_refuse(ex, m, RE_OVERLOAD)
+        entry_refuse(ex, m, RE_OVERLOAD)
     elif s.listener.table == SNAP_NONE:
-        exchange_refuse(ex, m, RE_NO_CONFIG)
+        entry_refuse(ex, m, RE_NO_CONFIG)
     elif m.method == M_CONNECT:
         rc = bridge_from_connect(ex, m) if m.flags & MF_PROTOCOL else FM_EMETHOD
         if rc == FM_OK:
-            exchange_head(ex, m, s.listener)
+            entry_head(ex, m, s.listener)
         else:
-            exchange_refuse(ex, m, rc)
+            entry_refuse(ex, m, rc)
     else:
-        exchange_head(ex, m, s.listener)
+        entry_head(ex, m, s.listener)
     settle(io, ex)
 
 
 cdef void on_refused(H2 *h, H2Stream *st, int code) noexcept nogil:
     cdef Exchange *ex = begin(<H2Io *>h.owner, st)
     if ex != NULL:
-        exchange_refuse(ex, NULL, code)
+        entry_refuse(ex, NULL, code)
 
 
 cdef void take_end(H2Io *io, H2Stream *st, Exchange *ex, const Hdr *t, int n) noexcept nogil:
