@@ -25,6 +25,8 @@ cdef enum:
     HBUF_BYTES = 98304           # rewritten target, x-forwarded-for, ids: what one head can make
     REPLAY_BYTES = 65536         # request bytes kept so that a request can be sent again
     MOVES_MOST = 16              # times that a request moves on at once because a connection leaves by GOAWAY; then it is a retry as any
+    MIRRORS_MOST = 4             # copies of one request
+    TRIED_MOST = 8               # endpoints that an exchange remembers to have tried
     WS_KEY_BYTES = 24            # base64 of 16 random bytes (RFC 6455 4.1)
     ACCEPT_BYTES = 28            # base64 of a SHA-1 (RFC 6455 4.2.2)
 
@@ -196,6 +198,9 @@ cdef struct Plan:                # what the route said, copied
     uint32_t abort_ppm
     uint16_t abort_status
     uint16_t abort_grpc          # gRPC status + 1; 0: none
+    uint32_t flags               # AF_*
+    uint16_t nmirrors            # copies of this request that are to be sent
+    uint64_t mirrors[4]          # MIRRORS_MOST: stable ids of their clusters
     uint16_t nstatuses
     uint16_t statuses[16]        # RETRY_STATUSES
 
@@ -221,12 +226,14 @@ cdef struct Exchange:
     uint8_t tries                # attempts begun
     uint8_t moves                # immediate repeats of what no upstream has looked at
     uint8_t grpc                 # gRPC status of the answer + 1; 0: none was seen
+    uint8_t ntried               # of tried
     uint16_t peer                # PeerTable slot
     uint16_t status
     uint32_t rf                  # RF_*
     uint32_t h2_error            # what an aborted stream of the other side is reset with; 0: CANCEL upstream, INTERNAL_ERROR downstream
     uint32_t cell                # endpoint cell, SNAP_NONE
     uint32_t last_cell
+    uint32_t tried[8]            # TRIED_MOST: cells of the endpoints of earlier attempts, the last one first
     uint32_t cluster_cell        # where it is counted (policy/breaker), SNAP_NONE
     uint64_t hash_key            # of consistent hashing (proxy/hashkey), with XF_HASHED
     const char *details          # RESPONSE_CODE_DETAILS, a literal

@@ -19,7 +19,10 @@ cdef struct EpCell:              # 128 bytes; shared verdicts
     uint64_t ewma_at_ns          # when it was last moved
     uint64_t swept_requests      # what the last interval of outlier detection ended with, all workers
     uint64_t swept_failures
-    uint64_t reserved[6]
+    uint64_t check_at_ns         # CLOCK_MONOTONIC: when the next active health check is due; by CAS: who moves it makes it
+    uint32_t in_row_pass         # active health checks in a row
+    uint32_t in_row_fail
+    uint64_t reserved[4]
 
 cdef enum:  # EpCell.health
     HE_UNKNOWN = 0               # not checked: usable
@@ -57,3 +60,7 @@ cdef struct ClRow:               # a worker's row
 cdef struct Memo:                # 16 bytes: a call tree (by its trace id) in which retries have been used up; see policy/giveup
     uint64_t key                 # 0 = empty
     uint64_t at_ns               # CLOCK_MONOTONIC
+
+cdef struct Bucket:              # 16 bytes: a token bucket of a rate limit that is not full; see policy/ratelimit
+    uint64_t key                 # hash of the limit's id and of whom it is for; 0 = empty
+    uint64_t full_ns             # CLOCK_MONOTONIC: when it is full again; by CAS. A bucket that is full says nothing: its place may be taken.

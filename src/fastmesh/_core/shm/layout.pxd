@@ -1,21 +1,23 @@
 """The one MAP_SHARED segment of a proxy (L1): what it holds and where. Made by the arbiter before any fork.
 
 WARNING: arbiter, agent and workers of different builds may meet here (hot restart). Whoever changes a struct bumps LAYOUT_VERSION and
-the FM_STATIC_ASSERT sizes in segment.pyx.
+the FM_STATIC_ASSERT sizes in layout.pyx.
 
     [SegHeader][WorkerSlot x MAX_WORKERS][StatsRow x workers][SeriesTable x workers][PeerTable x workers]
-    [EpRow x workers][EpCell x EP_CELLS][ClRow x workers][ClCell x CL_CELLS][Memo x MEMOS][ring x workers]
+    [EpRow x workers][EpCell x EP_CELLS][ClRow x workers][ClCell x CL_CELLS][Memo x MEMOS][Bucket x BUCKETS]
+    [ring x workers]
 Config generations live in a second memfd (SNAP_SLOTS windows of SNAP_SLOT_BYTES, sparse); workers map it read-only.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
-    LAYOUT_VERSION = 3
+    LAYOUT_VERSION = 4
     SEG_MAGIC = 0x466d5347       # "FmSG"
     MAX_WORKERS = 64
     EP_CELLS = 8192              # endpoints known at once, all clusters of one proxy
     CL_CELLS = 8192              # clusters known at once
     MEMOS = 4096                 # call trees remembered, newest first come
+    BUCKETS = 65536              # token buckets of rate limits that are not full
     SNAP_SLOTS = 4
     SNAP_SLOT_BYTES = 67108864   # 64 MiB of address space each; memory is used only as filled
     RING_BYTES = 1048576         # access-log ring of one worker
@@ -72,4 +74,6 @@ cdef struct SegHeader:           # 256 bytes
     uint64_t off_rings
     uint64_t off_memos
     uint32_t clusters_high       # as cells_high, of ClCell
-    uint8_t reserved[132]
+    uint32_t reserved0
+    uint64_t off_buckets
+    uint8_t reserved[120]

@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastmesh._core.base.err cimport FM_OK
 from fastmesh._core.base.sys cimport (
     fm_cas32, fm_fence, fm_load_acquire, fm_load_relaxed32, write)
-from fastmesh._core.shm.cells cimport ClCell, ClRow, EpCell, EpRow, Memo
+from fastmesh._core.shm.cells cimport Bucket, ClCell, ClRow, EpCell, EpRow, Memo
 from fastmesh._core.shm.layout cimport MAX_WORKERS, SNAP_SLOT_BYTES, SegHeader, WorkerSlot
 from fastmesh._core.shm.ring cimport Ring, ring_put
 from fastmesh._core.shm.snapshot cimport Snap, SnapHeader
@@ -23,6 +23,7 @@ cdef struct SegMap:
     ClRow *cluster_rows          # [workers]
     ClCell *cluster_cells        # [CL_CELLS]
     Memo *memos                  # [MEMOS]
+    Bucket *buckets              # [BUCKETS]
     const char *snaps            # SNAP_SLOTS windows, read-only
     uint32_t workers
     uint32_t self_row

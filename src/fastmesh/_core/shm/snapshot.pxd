@@ -7,7 +7,7 @@ from fastmesh._core.base.view cimport Slice
 
 cdef enum:
     SNAP_MAGIC = 0x466d534e      # "FmSN"
-    SNAP_VERSION = 3
+    SNAP_VERSION = 4
     SNAP_NONE = 0xffffffff       # no index
     SNAP_MAX_PATTERN = 4096      # bytes of one regex
     SNAP_MAX_LABELS = 128        # labels of a wildcard host: more than a name can have
@@ -123,6 +123,7 @@ cdef enum:  # SnapAction.rewrite_op
     RW_NONE = 0
     RW_PREFIX                    # replace the matched prefix
     RW_FULL                      # replace the whole path
+    RW_REGEX                     # replace each match of rewrite_regex in the path
 
 cdef enum:  # SnapHdrOp.op
     HOP_SET = 0
@@ -147,6 +148,38 @@ cdef struct SnapDest:            # 32 bytes
 cdef struct SnapMirror:          # 8 bytes: where copies of a request go
     uint32_t cluster             # index of SnapCluster, or SNAP_NONE: unknown
     uint32_t ppm                 # of the requests, in parts per million
+
+cdef struct SnapOrigin:          # 16 bytes: who may ask across origins
+    uint8_t op                   # OP_ANY, OP_EXACT, OP_PREFIX, OP_REGEX
+    uint8_t reserved[3]
+    uint32_t regex               # index into regexes, or SNAP_NONE
+    SnapStr value
+
+cdef enum:  # SnapCors.flags
+    CO_CREDENTIALS = 1           # access-control-allow-credentials: true
+    CO_FORWARD = 2               # preflights of other origins go on to the upstream
+
+cdef struct SnapCors:            # 64 bytes: Fetch standard, 3.2
+    SnapArr origins              # SnapOrigin
+    SnapStr methods              # what the header fields say, as they stand there; empty: the field is not sent
+    SnapStr headers
+    SnapStr expose
+    SnapStr max_age              # seconds
+    uint32_t flags               # CO_*
+    uint32_t reserved[5]
+
+cdef enum:  # SnapLimit.per
+    PER_ROUTE = 0                # one bucket for all
+    PER_IDENTITY                 # one for each caller: SPIFFE ID of the peer, else its address
+
+cdef struct SnapLimit:           # 48 bytes: a token bucket, shared by all workers
+    uint64_t id                  # hash of what it belongs to and says: stable over generations
+    SnapStr name                 # for x-ratelimit-limit and counters
+    uint32_t most                # tokens that it holds at most: what may come at once
+    uint32_t fill                # tokens that it gains ...
+    uint32_t fill_ms             # ... in so many milliseconds
+    uint32_t per                 # PER_*
+    uint32_t reserved[4]
 
 cdef struct SnapAction:          # 192 bytes
     uint8_t kind                 # ACT_*
@@ -180,8 +213,8 @@ cdef struct SnapAction:          # 192 bytes
     uint32_t rewrite_regex       # index into regexes, or SNAP_NONE: what rewrite_path replaces (\\1 is a group)
     SnapArr mirrors              # SnapMirror
     uint32_t cors                # index of SnapCors, or SNAP_NONE
-    uint32_t limit               # index of SnapLimit, or SNAP_NONE
-    uint8_t reserved[36]
+    SnapArr limits               # SnapLimit: each must have a token
+    uint8_t reserved[32]
 
 cdef enum:  # SnapAction.flags
     AF_RETRY_ANYWHERE = 1        # retryRemoteLocalities
@@ -234,6 +267,27 @@ cdef enum:  # SnapOutlier.flags
     OF_ON = 1                    # an outlierDetection is there
     OF_SPLIT = 2                 # splitExternalLocalOriginErrors
 
+cdef enum:  # SnapHealth.kind
+    HK_NONE = 0
+    HK_HTTP
+    HK_GRPC                      # grpc.health.v1.Health/Check
+    HK_TCP                       # a connection can be made
+
+cdef struct SnapHealth:          # 64 bytes: active health checks of each endpoint
+    uint8_t kind                 # HK_*
+    uint8_t flags                # reserved
+    uint16_t port                # of the check; 0: the endpoint's
+    uint32_t interval_ms
+    uint32_t jitter_percent      # of the interval: up to so much later
+    uint32_t timeout_ms
+    uint32_t unhealthy           # failures in a row that make a healthy endpoint unhealthy
+    uint32_t healthy             # successes in a row that make an unhealthy one healthy
+    SnapStr path                 # HK_HTTP
+    SnapStr host                 # :authority; empty: the cluster's service
+    SnapStr service              # HK_GRPC: name that is asked about; may be empty
+    SnapArr expected             # uint32 pairs, from and to: statuses that are a success; empty: 200
+    uint8_t reserved[8]
+
 cdef enum:  # SnapCluster.hash_on
     HASH_NONE = 0
     HASH_HEADER
@@ -250,7 +304,7 @@ cdef struct SnapLevel:           # 16 bytes: a run of a cluster's endpoints that
     uint32_t total_weight
     uint32_t reserved
 
-cdef struct SnapCluster:         # 256 bytes; the array is sorted by id
+cdef struct SnapCluster:         # 320 bytes; the array is sorted by id
     uint64_t id                  # FNV-1a 64 of the name: stable over generations
     SnapStr name                 # outbound|9080|v1|reviews.default.svc.cluster.local
     SnapStr service              # destination_service label
@@ -292,6 +346,7 @@ cdef struct SnapCluster:         # 256 bytes; the array is sorted by id
     uint32_t keepalive_interval_s
     uint32_t keepalive_probes
     uint32_t max_age_ms          # a connection takes no request after so long (maxConnectionDuration); 0: no limit
+    SnapHealth health
 
 cdef enum:  # SnapCluster.flags
     CL_EQUAL = 1
@@ -354,9 +409,14 @@ cdef struct SnapHeader:          # 256 bytes, at the base
     SnapArr strs                 # SnapStr arrays that others point into
     SnapArr u32s                 # uint32 arrays that others point into
     SnapArr regexes              # SnapStr: patterns; compiled once a generation by each worker
+    SnapArr mirrors              # SnapMirror
+    SnapArr cors                 # SnapCors
+    SnapArr origins              # SnapOrigin
+    SnapArr limits               # SnapLimit
+    SnapArr levels               # SnapLevel
     SnapStr node_id              # e.g. "reviews-v2-1.default"
     SnapStr service_cluster
-    uint8_t reserved[96]
+    uint8_t reserved[56]
 
 cdef struct Snap:
     # a worker's view: borrowed, valid within one reactor turn

@@ -2,7 +2,7 @@
 
 Everything here is called by the one worker that owns the row: plain stores, with a release where a reader decides by the word.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from fastmesh._core.base.sys cimport fm_fence, fm_store_release32

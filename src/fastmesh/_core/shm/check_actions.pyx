@@ -1,0 +1,74 @@
+"""The check of actions (L1). See check_actions.pxd."""
+from libc.stdint cimport uint32_t
+
+from fastmesh._core.base.err cimport FM_OK
+from fastmesh._core.shm.check cimport Check, fault, field_value_ok, name_ok, str_ok, token_ok, within
+from fastmesh._core.shm.snapshot cimport (
+    ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, AF_RETRY_ANYWHERE, AF_RETRY_SAME, HOP_REMOVE, MILLION, RO_LAST, RW_FULL, SNAP_MAX_TOTAL,
+    SNAP_NONE, SnapAction, SnapDest, SnapHdrOp)
+
+
+cdef int check_forward(Check *c, const SnapAction *a, uint32_t index) noexcept nogil:
+    cdef const SnapDest *d = <const SnapDest *>(c.base + a.dests.off)
+    cdef uint32_t i
+    cdef uint32_t sum = 0
+    if a.dests.n == 0 or a.total_weight == 0 or a.total_weight > SNAP_MAX_TOTAL:
+        return fault(c, b"actions", index, b"no destination with a weight")
+    for i in range(a.dests.n):
+        if d[i].weight < sum:
+            return fault(c, b"actions", index, b"weights are not cumulative")
+        sum = d[i].weight
+    if sum != a.total_weight:
+        return fault(c, b"actions", index, b"weights do not add up")
+    return FM_OK
+
+
+cdef int check_actions(Check *c) noexcept nogil:
+    cdef const SnapAction *a = <const SnapAction *>(c.base + c.h.actions.off)
+    cdef const SnapDest *d = <const SnapDest *>(c.base + c.h.dests.off)
+    cdef const SnapHdrOp *o = <const SnapHdrOp *>(c.base + c.h.hdrops.off)
+    cdef uint32_t i
+    cdef int rc
+    for i in range(c.h.actions.n):
+        if a[i].kind > ACT_DIRECT or a[i].rewrite_op > RW_FULL or a[i].retry_on >= 2 * RO_LAST:
+            return fault(c, b"actions", i, b"kind, rewrite or retry condition unknown")
+        if not within(c.h.dests, sizeof(SnapDest), a[i].dests):
+            return fault(c, b"actions", i, b"destinations out of bounds")
+        if not within(c.h.hdrops, sizeof(SnapHdrOp), a[i].request_ops) or not within(c.h.hdrops, sizeof(SnapHdrOp), a[i].response_ops):
+            return fault(c, b"actions", i, b"header operations out of bounds")
+        if not token_ok(c, a[i].rewrite_path) or not token_ok(c, a[i].rewrite_host) or not token_ok(c, a[i].redirect_scheme) \
+                or not token_ok(c, a[i].redirect_host) or not token_ok(c, a[i].redirect_path) or not str_ok(c, a[i].body):
+            return fault(c, b"actions", i, b"string out of bounds, or with a character that must not be in a request line or header")
+        if not within(c.h.u32s, sizeof(uint32_t), a[i].retry_statuses):
+            return fault(c, b"actions", i, b"retry statuses out of bounds")
+        if a[i].backoff_base_ms > a[i].backoff_most_ms or a[i].flags & ~<uint32_t>(AF_RETRY_ANYWHERE | AF_RETRY_SAME):
+            return fault(c, b"actions", i, b"back-off or flag out of range")
+        if a[i].delay_ppm > MILLION or a[i].abort_ppm > MILLION or a[i].abort_grpc > 17:
+            return fault(c, b"actions", i, b"fault out of range")
+        if a[i].abort_ppm and not 200 <= a[i].abort_status <= 599:
+            return fault(c, b"actions", i, b"not a final status")
+        if a[i].rewrite_regex != SNAP_NONE and a[i].rewrite_regex >= c.h.regexes.n:
+            return fault(c, b"actions", i, b"no such pattern")
+        if a[i].mirrors.n or a[i].cors != SNAP_NONE or a[i].limits.n:
+            return fault(c, b"actions", i, b"no such mirror, CORS policy or rate limit")
+        if a[i].redirect_port > 65535:
+            return fault(c, b"actions", i, b"port out of range")
+        if a[i].kind == ACT_REDIRECT and not 300 <= a[i].status <= 399:
+            return fault(c, b"actions", i, b"not the status of a redirect")
+        if a[i].kind == ACT_DIRECT and not 200 <= a[i].status <= 599:
+            return fault(c, b"actions", i, b"not a final status")
+        if a[i].kind == ACT_FORWARD:
+            rc = check_forward(c, &a[i], i)
+            if rc != FM_OK:
+                return rc
+    for i in range(c.h.dests.n):
+        if d[i].cluster != SNAP_NONE and d[i].cluster >= c.h.clusters.n:
+            return fault(c, b"dests", i, b"no such cluster")
+        if not within(c.h.hdrops, sizeof(SnapHdrOp), d[i].request_ops) or not within(c.h.hdrops, sizeof(SnapHdrOp), d[i].response_ops):
+            return fault(c, b"dests", i, b"header operations out of bounds")
+    for i in range(c.h.hdrops.n):
+        if o[i].op > HOP_REMOVE:
+            return fault(c, b"hdrops", i, b"operation unknown")
+        if not name_ok(c, o[i].name) or not field_value_ok(c, o[i].value):
+            return fault(c, b"hdrops", i, b"not a valid field name or value")
+    return FM_OK
