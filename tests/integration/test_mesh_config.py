@@ -70,7 +70,7 @@ BAD = [
     ("weight: 50}", "weight: fifty}", "weight"),
     ("- headers:", "- redirect: {uri: /}\n    headers:", "redirect"),  # contradicts route
     ("subset: v2", "subset: v9", "v9"),
-    ("hosts: [reviews]", "hosts: []", "hosts"),
+    ("hosts: [reviews]", "hosts: [re views]", "hosts"),
     ("kind: VirtualService", "kind: VirtualServise", "VirtualServise"),
     ("http:", "http: [", ""),
 ]
@@ -246,3 +246,31 @@ def test_proxy_config_of_what_there_is_not_fails(mesh: Mesh, web: Sidecar) -> No
     name = next(name for name in mesh.proxies() if name.startswith("web-"))
     assert "nonsense" in mesh.cli("proxy-config", name, "nonsense", status=1).stderr
     assert "not connected" in mesh.cli("proxy-config", "nobody", status=1).stderr
+
+
+def test_routes_are_chosen_by_the_source_that_asks(mesh: Mesh, reviews: list[Sidecar], web: Sidecar) -> None:
+    """sourceLabels: clients of one version alone get the rule; a delegate holds the rest."""
+    rule = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http:
+  - match: [{sourceLabels: {app: probe, version: canary}}]
+    directResponse: {status: 418}
+  - match: [{sourceNamespace: elsewhere}]
+    directResponse: {status: 419}
+  - delegate: {name: rest}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: rest}
+spec:
+  http: [{route: [{destination: {host: reviews, subset: v1}}]}]
+"""
+    mesh.apply(SUBSETS + "---" + rule)
+    canary = mesh.sidecar("probe", "--version", "canary", app=App("probe"))
+    wait_for(lambda: canary.get("reviews").status == 418, 20)
+    assert web.get("reviews").status == 200
+    mesh.apply(SUBSETS + "---" + split(50))

@@ -94,6 +94,11 @@ def listeners(spec: SidecarSpec, mtls: str) -> list[Listener]:
     ]
 
 
+def own_labels(spec: SidecarSpec) -> dict[str, str]:
+    """As selectors see this workload (compile/world: Workload.all_labels)."""
+    return {"app": spec["service"], **({"version": spec["version"]} if spec["version"] else {})}
+
+
 def inbound_side(spec: SidecarSpec) -> tuple[VirtualHost, Cluster]:
     """Whatever arrives is the application's."""
     host, port = spec["app"]
@@ -134,7 +139,7 @@ def fragment_contexts(fragment: Fragment) -> list[TlsContext]:
 
 
 def outbound_side(
-    fragments: Fragments, namespace: str, problems: dict[str, str]
+    fragments: Fragments, namespace: str, labels: dict[str, str], problems: dict[str, str]
 ) -> tuple[list[VirtualHost], dict[str, Cluster], dict[str, TlsContext]]:
     """Virtual hosts, clusters and contexts of all fragments. Where two bring the same cluster, the one of the
     service itself counts: the other may be older. A domain belongs to the first that has it."""
@@ -153,7 +158,7 @@ def outbound_side(
         for cluster in fragment["clusters"]:
             if cluster.get("service") == fragment["host"] or cluster["name"] not in clusters:
                 clusters[cluster["name"]] = cluster
-        for host in localize(fragment, namespace):
+        for host in localize(fragment, namespace, labels):
             domains = [domain for domain in host["domains"] if domain not in taken]
             if domains:
                 taken.update(domains)
@@ -166,7 +171,7 @@ def assemble(
 ) -> tuple[Config, dict[str, str]]:
     """(the config, topic -> why it is left out)."""
     problems: dict[str, str] = {}
-    hosts, clusters, contexts = outbound_side(fragments, spec["namespace"], problems)
+    hosts, clusters, contexts = outbound_side(fragments, spec["namespace"], own_labels(spec), problems)
     inbound, app = inbound_side(spec)
     config: Config = {
         "node_id": node_id,

@@ -113,6 +113,13 @@ COUNTERS = {
     "h2_stalled": "HTTP/2 streams ended: their window stayed shut for too long.",
     "up_streams": "Requests sent as streams of an HTTP/2 connection to an upstream.",
     "up_refused": "Streams that an upstream refused or, going away, did not see.",
+    "rq_rewrite": "Requests answered 500: what uriRegexRewrite makes of the path is no path, or too long.",
+    "cors_valid": "Requests of an origin that the route's corsPolicy allows.",
+    "cors_invalid": "Requests of an origin that the route's corsPolicy does not allow.",
+    "cors_preflight": "CORS preflights answered by the proxy.",
+    "mirror": "Copies of requests sent to mirrors.",
+    "mirror_skipped": "Copies that were not sent: no cluster, its limit, memory, a body above 64 KiB.",
+    "mirror_failed": "Copies that got no answer.",
 }
 # What a series stands for that found no slot of its own: the label says so instead of naming somebody.
 OVERFLOW = "overflow"

@@ -6,7 +6,7 @@ Knows the dict form of a cluster (model/ir.py); the tables are made by shm/hasht
 from __future__ import annotations
 
 from fastmesh._core.shm.pack import Packer
-from fastmesh.compile.tables import MAX_NAME, MAX_VALUE, TOKEN, choose, refuse, target_part, uint
+from fastmesh.compile.packing import MAX_NAME, MAX_VALUE, TOKEN, choose, refuse, target_part, uint
 
 TYPE_CHECKING = False  # of typing: see tables
 if TYPE_CHECKING:

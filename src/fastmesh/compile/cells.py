@@ -7,7 +7,7 @@ from __future__ import annotations
 from fastmesh._core.shm import clusters
 from fastmesh._core.shm.pack import fnv1a
 from fastmesh._core.shm.segment import CL_CELLS, EP_CELLS
-from fastmesh.compile.tables import refuse
+from fastmesh.compile.packing import refuse
 
 TYPE_CHECKING = False  # of typing: see tables
 if TYPE_CHECKING:

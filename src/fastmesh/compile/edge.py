@@ -23,6 +23,7 @@ from fastmesh.compile.clusters import (
 )
 from fastmesh.compile.routes import catch_all_last, compile_routes
 from fastmesh.compile.tlsfiles import TlsFiles
+from fastmesh.model.delegates import expanded
 from fastmesh.model.formats import is_ip
 from fastmesh.model.index import Index, host_matches, tls_blocks
 from fastmesh.model.load import load_file
@@ -69,7 +70,7 @@ def regex_problems(resources: list[Resource]) -> list[Problem]:
     """What RE2 itself says of every regex, where the data plane's extension is built; the schema has caught
     most."""
     try:
-        from fastmesh._core.shm.pack import regex_check
+        from fastmesh._core.shm.pack import regex_check, rewrite_check
     except ImportError:
         return []
     out: list[Problem] = []
@@ -90,7 +91,18 @@ def regex_problems(resources: list[Resource]) -> list[Problem]:
     for r in resources:
         if r.kind == "VirtualService":
             for i, http in enumerate(r.spec["http"]):
-                walk(r, http.get("match", []), ("spec", "http", i, "match"))
+                for part in ("match", "corsPolicy"):
+                    walk(r, http.get(part, []), ("spec", "http", i, part))
+                rewrite = http.get("rewrite", {}).get("uriRegexRewrite")
+                if rewrite is not None:
+                    at = ("spec", "http", i, "rewrite", "uriRegexRewrite")
+                    why = regex_check(rewrite["match"].encode())
+                    if why is not None:
+                        out.append(r.problem((*at, "match"), f"the regex is refused by RE2: {why}"))
+                    elif (
+                        why := rewrite_check(rewrite["match"].encode(), rewrite["rewrite"].encode())
+                    ) is not None:
+                        out.append(r.problem((*at, "rewrite"), why))
     return out
 
 
@@ -227,8 +239,10 @@ class _Edge:
             else:
                 for key, ref in rules:
                     if (key, ref) not in compiled:
-                        vs = self.index.by_key[key]
-                        compiled[key, ref] = compile_routes(vs, ref, port, self.resolve)
+                        vs = expanded(self.index, self.index.by_key[key])
+                        # an edge has no labels and no namespace that a source could have
+                        routes_here = compile_routes(vs, ref, port, self.resolve)
+                        compiled[key, ref] = [r for r in routes_here if "source" not in r]
                     routes += compiled[key, ref]
                 if len(rules) > 1:
                     routes = catch_all_last(routes)

@@ -32,10 +32,25 @@ if TYPE_CHECKING:
         needs: list[str]  # the other hosts whose clusters are in here
 
 
-def localize(fragment: Fragment, namespace: str) -> list[ir.VirtualHost]:
-    """The virtual hosts as a client of this namespace needs them."""
+def localize(fragment: Fragment, namespace: str, labels: dict[str, str]) -> list[ir.VirtualHost]:
+    """The virtual hosts as a client of this namespace with these labels needs them."""
+
+    def concerns(source: ir.Source) -> bool:
+        wanted = source.get("labels", {})
+        return source.get("namespace", namespace) == namespace and all(
+            labels.get(k) == v for k, v in wanted.items()
+        )
+
+    def without(route: ir.Route) -> ir.Route:
+        return {k: v for k, v in route.items() if k != "source"}  # type: ignore[return-value]
+
     out: list[ir.VirtualHost] = []
     for host in fragment["virtual_hosts"]:
         own = host.get("local_domains", []) if host.get("namespace") == namespace else []
-        out.append({"name": host["name"], "domains": [*host["domains"], *own], "routes": host["routes"]})
+        routes = [
+            without(route) if "source" in route else route
+            for route in host["routes"]
+            if "source" not in route or concerns(route["source"])
+        ]
+        out.append({"name": host["name"], "domains": [*host["domains"], *own], "routes": routes})
     return out

@@ -42,7 +42,7 @@ def detect(out: ir.Cluster, said: dict[str, Any] | None) -> None:
 
 
 def pack_outlier(packer: Packer, index: int, cluster: ir.Cluster, path: str) -> None:
-    from fastmesh.compile.tables import refuse, uint  # the control plane uses detect(), and has no _core
+    from fastmesh.compile.packing import refuse, uint  # the control plane uses detect(), and has no _core
 
     made = cluster.get("outlier")
     if made is None:

@@ -62,6 +62,9 @@ def compile_routes(vs: Resource, gateway: str, port: int, resolve: Resolve) -> l
         action = _action(http, vs.namespace, port, resolve)
         for m in taken:
             out.append({**_match(m, http), **action})  # type: ignore[typeddict-item]
+            source = _source(m)
+            if source:
+                out[-1]["source"] = source
             name = ".".join(filter(None, (http.get("name"), m.get("name"))))
             if name:
                 out[-1]["name"] = name
@@ -71,7 +74,11 @@ def compile_routes(vs: Resource, gateway: str, port: int, resolve: Resolve) -> l
 def takes_all(route: ir.Route) -> bool:
     """Whether no request passes this route by."""
     path = route.get("path")
-    return not route.get("conds") and (path is None or (path["op"] == "prefix" and path["value"] == "/"))
+    return (
+        not route.get("conds")
+        and "source" not in route
+        and (path is None or (path["op"] == "prefix" and path["value"] == "/"))
+    )
 
 
 def catch_all_last(routes: list[ir.Route]) -> list[ir.Route]:
@@ -129,6 +136,15 @@ def _match(m: dict[str, Any], http: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _source(m: dict[str, Any]) -> ir.Source:
+    out: ir.Source = {}
+    if m.get("sourceLabels"):
+        out["labels"] = m["sourceLabels"]
+    if "sourceNamespace" in m:
+        out["namespace"] = m["sourceNamespace"]
+    return out
+
+
 def _header(name: str, v: dict[str, Any]) -> dict[str, Any]:
     if name.startswith(":"):
         op, value = _op(v)
@@ -172,12 +188,50 @@ def _action(http: dict[str, Any], namespace: str, port: int, resolve: Resolve) -
             out["retries"] = retries
         if "fault" in http:
             out["fault"] = _fault(http["fault"])
+        mirrors = _mirrors(http, namespace, port, resolve)
+        if mirrors:
+            out["mirrors"] = mirrors
         ops = _ops(request)
         if ops:
             out["request_headers"] = ops
     ops = _ops(headers.get("response", {}))
     if ops:
         out["response_headers"] = ops
+    if "corsPolicy" in http:
+        out["cors"] = _cors(http["corsPolicy"])
+    return out
+
+
+def _mirrors(http: dict[str, Any], namespace: str, port: int, resolve: Resolve) -> list[ir.Mirror]:
+    given = http.get("mirrors", [])
+    if "mirror" in http:
+        percent = http.get("mirrorPercent", http.get("mirror_percent", 100))
+        given = [
+            {"destination": http["mirror"], "percentage": http.get("mirrorPercentage", {"value": percent})}
+        ]
+    out: list[ir.Mirror] = []
+    for m in given:
+        ppm = round(m.get("percentage", {"value": 100}).get("value", 0) * 10_000)
+        if ppm:
+            out.append({"cluster": resolve(m["destination"], namespace, port), "ppm": ppm})
+    return out
+
+
+def _cors(cors: dict[str, Any]) -> ir.Cors:
+    origins: list[ir.Origin] = []
+    for o in [*cors.get("allowOrigins", ()), *({"exact": v} for v in cors.get("allowOrigin", ()))]:
+        op, value = _op(o)
+        origins.append({"op": "any"} if (op, value) == ("exact", "*") else {"op": op, "value": value})  # type: ignore[typeddict-item]
+    out: ir.Cors = {"origins": origins}
+    for field, key in (("allowMethods", "methods"), ("allowHeaders", "headers"), ("exposeHeaders", "expose")):
+        if cors.get(field):
+            out[key] = cors[field]  # type: ignore[literal-required]
+    if "maxAge" in cors:
+        out["max_age_s"] = cors["maxAge"] // 1000
+    if cors.get("allowCredentials"):
+        out["credentials"] = True
+    if cors.get("unmatchedPreflights") == "IGNORE":
+        out["forward"] = False
     return out
 
 
@@ -223,6 +277,8 @@ def _rewrite(rewrite: dict[str, Any], host: str) -> dict[str, str]:
     out = {}
     if "uri" in rewrite:
         out["path"] = rewrite["uri"]
+    if "uriRegexRewrite" in rewrite:
+        out["regex"], out["path"] = rewrite["uriRegexRewrite"]["match"], rewrite["uriRegexRewrite"]["rewrite"]
     if rewrite.get("authority", host):
         out["authority"] = rewrite.get("authority", host)
     return out

@@ -12,7 +12,8 @@ from fastmesh._core.shm.pack import NONE, Packer, fnv1a
 from fastmesh.compile.balance import pack_balance
 from fastmesh.compile.cells import CellMap
 from fastmesh.compile.outlier import pack_outlier
-from fastmesh.compile.tables import MAX_TOTAL, MAX_WEIGHT, TablePacker, choose, refuse, run, uint
+from fastmesh.compile.packing import choose, refuse, run, uint
+from fastmesh.compile.tables import MAX_TOTAL, MAX_WEIGHT, TablePacker
 
 TYPE_CHECKING = False  # of typing: see tables
 if TYPE_CHECKING:

@@ -6,14 +6,24 @@ processes. Whatever cannot be packed is refused with its path in the config.
 
 from __future__ import annotations
 
-from fastmesh._core.shm.pack import NONE, Packer, regex_check
-from fastmesh._core.shm.segment import SnapshotError
+from fastmesh._core.shm.pack import NONE, Packer
+from fastmesh.compile.extras import pack_cors, pack_mirrors, pack_rewrite
+from fastmesh.compile.packing import (
+    MILLION,
+    choose,
+    field_name,
+    field_value,
+    pack_regex,
+    refuse,
+    run,
+    target_part,
+    uint,
+)
 
 # An agent imports this: it does not pay for typing and re (3 MB) to read a config.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import Any
 
     from fastmesh.model import ir
 
@@ -23,14 +33,9 @@ OPS = {"any": 0, "exact": 1, "prefix": 2, "suffix": 3, "regex": 4, "present": 5,
 ON = {"method": 0, "header": 1, "query": 2, "authority": 3, "scheme": 4, "port": 5}
 NEGATE, IGNORE_CASE = 1, 2
 FORWARD, REDIRECT, DIRECT = 0, 1, 2
-REWRITE_PREFIX, REWRITE_FULL = 1, 2
+REWRITE_PREFIX, REWRITE_FULL, REWRITE_REGEX = 1, 2, 3
 HDR_SET, HDR_ADD, HDR_REMOVE = 0, 1, 2
 MAX_HOST = 253  # RFC 1035: a longer name cannot be asked for
-MAX_NAME, MAX_VALUE = 256, 8192  # as SNAP_MAX_NAME, SNAP_MAX_VALUE
-# What a field name is made of (RFC 9110 5.6.2), and what no field value and no request target may hold.
-TOKEN = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-NOT_IN_VALUE = frozenset([chr(i) for i in range(32) if i != 9] + ["\x7f"])
-NOT_IN_TARGET = NOT_IN_VALUE | {" ", "\t"}
 MAX_WEIGHT = 1_000_000
 MAX_TOTAL = 16_777_216
 # Bits of SnapAction.retry_on by Envoy's names.
@@ -50,7 +55,6 @@ RETRY_ON = {
     "retriable-status-codes": 4096,
 }
 MAX_STATUSES = 16
-MILLION = 1_000_000
 BACKOFF_MS, BACKOFF_TIMES, MAX_BACKOFF_MS = 25, 10, 300_000  # Envoy: 25 ms, up to ten times that
 RETRY_ANYWHERE, RETRY_SAME = 1, 2
 # Header names with an id, in the order of H_* in proto/msg.pxd (H_NONE is 0).
@@ -100,58 +104,6 @@ HEADER_NAMES = (
     "x-fastmesh-retry",
 )
 HEADER_IDS = {name: i for i, name in enumerate(HEADER_NAMES, start=1)}
-
-
-
-def refuse(path: str, why: str) -> SnapshotError:
-    return SnapshotError(f"{path}: {why}")
-
-
-def choose(table: Mapping[str, int], value: Any, path: str) -> int:
-    """The number of a name, or a refusal that lists what there is."""
-    found = table.get(value)
-    if found is None:
-        raise refuse(path, f"{value!r} is none of {', '.join(table)}")
-    return found
-
-
-def uint(value: Any, path: str, most: int = 0xFFFFFFFF, least: int = 0) -> int:
-    """A whole number within bounds."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise refuse(path, f"{value!r} is not a whole number from {least} to {most}")
-    return value
-
-
-def run(indexes: Sequence[int]) -> Run:
-    """Elements that were added one after the other, as (first, n)."""
-    return (indexes[0], len(indexes)) if indexes else ()
-
-
-def pack_regex(packer: Packer, pattern: str, path: str) -> int:
-    raw = pattern.encode()
-    why = regex_check(raw)
-    if why is not None:
-        raise refuse(path, f"regular expression {pattern!r}: {why}")
-    return packer.regex(raw)
-
-
-def field_name(name: str, path: str) -> str:
-    if not name or name.strip(TOKEN) or len(name) > MAX_NAME:
-        raise refuse(path, f"{name[:80]!r} is not a header name")
-    return name
-
-
-def field_value(value: str, path: str) -> str:
-    if not NOT_IN_VALUE.isdisjoint(value) or len(value.encode()) > MAX_VALUE:
-        raise refuse(path, f"{value[:80]!r} has a line end or a control in it, or over {MAX_VALUE} bytes")
-    return value
-
-
-def target_part(value: str, path: str) -> str:
-    """What goes into a request line, a Host or a Location."""
-    if not NOT_IN_TARGET.isdisjoint(value) or len(value.encode()) > MAX_VALUE:
-        raise refuse(path, f"{value[:80]!r} has a space or a control in it, or over {MAX_VALUE} bytes")
-    return value
 
 
 def pack_hdr_ops(packer: Packer, ops: ir.HdrOps | None, path: str, first: Iterable[list[str]] = ()) -> Run:
@@ -239,14 +191,20 @@ class TablePacker:
             typed = [["content-type", direct["content_type"]]]  # text/plain is what it has by itself
         request, response = self.both(route, path, typed)
         if direct is not None:
-            return self.packer.action(
+            index = self.packer.action(
                 DIRECT,
                 status=uint(direct["status"], f"{path}.direct.status", 599, 200),
                 body=direct.get("body", b""),
                 request_ops=request,
                 response_ops=response,
             )
-        redirect = route["redirect"]
+        else:
+            index = self.redirect(route["redirect"], request, response, path)
+        if "cors" in route:
+            pack_cors(self.packer, index, route["cors"], f"{path}.cors")
+        return index
+
+    def redirect(self, redirect: ir.Redirect, request: Run, response: Run, path: str) -> int:
         prefix = redirect.get("prefix")
         return self.packer.action(
             REDIRECT,
@@ -270,7 +228,9 @@ class TablePacker:
         request, response = self.both(route, path)
         rewrite = route.get("rewrite") or {}
         rewrite_op = 0
-        if rewrite.get("path") is not None:
+        if rewrite.get("regex") is not None:
+            rewrite_op = REWRITE_REGEX
+        elif rewrite.get("path") is not None:
             # A match of the whole path leaves nothing behind the prefix: both are then one.
             by_prefix = path_op in (OPS["any"], OPS["prefix"], OPS["path_prefix"])
             rewrite_op = REWRITE_PREFIX if by_prefix else REWRITE_FULL
@@ -294,6 +254,12 @@ class TablePacker:
             retry_on=bits,
         )
         self.retry(index, retries, f"{path}.retries")
+        if rewrite_op == REWRITE_REGEX:
+            self.packer.action_rewrite_regex(index, pack_rewrite(self.packer, rewrite, f"{path}.rewrite"))
+        if "mirrors" in route:
+            pack_mirrors(self.packer, index, route["mirrors"], self.clusters, f"{path}.mirrors")
+        if "cors" in route:
+            pack_cors(self.packer, index, route["cors"], f"{path}.cors")
         if "fault" in route:
             self.fault(index, route["fault"], f"{path}.fault")
         return index

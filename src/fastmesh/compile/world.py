@@ -7,10 +7,11 @@ Knows no IR.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+from fastmesh.model.delegates import expanded
 from fastmesh.model.index import (
     DOMAIN,
     ROOT_NAMESPACE,
@@ -181,7 +182,8 @@ class _Derived:
 
     def __init__(self, index: Index) -> None:
         self.mesh_rules: dict[str, Resource] = {}
-        for vs in bindings(index).get(MESH, ()):
+        for root in bindings(index).get(MESH, ()):
+            vs = expanded(index, root)
             for raw in vs.spec["hosts"]:
                 if raw == "*":
                     continue  # for gateways only
@@ -189,9 +191,9 @@ class _Derived:
         self.wild_rules = [h for h in self.mesh_rules if "*" in h]
         self.leads_to: dict[str, set[str]] = {
             host: {
-                index.canonical(d["destination"]["host"], vs.namespace)
+                index.canonical(destination["host"], vs.namespace)
                 for http in vs.spec["http"]
-                for d in http.get("route", ())
+                for destination in destinations(http)
             }
             for host, vs in self.mesh_rules.items()
         }
@@ -208,6 +210,14 @@ class _Derived:
             for a in e.spec.get("addresses", ())
         }
         self.policies = sorted(index.kind("PeerAuthentication"), key=lambda p: (p.created or "~", p.name))
+
+
+def destinations(http: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Everything that a rule sends requests to, copies too."""
+    yield from (d["destination"] for d in http.get("route", ()))
+    yield from (m["destination"] for m in http.get("mirrors", ()))
+    if "mirror" in http:
+        yield http["mirror"]
 
 
 def strip_port(authority: str) -> str:

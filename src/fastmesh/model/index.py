@@ -140,9 +140,7 @@ class Index:
             service = self.services.setdefault(host, Service(host, entry.namespace))
             service.entries.append(entry)
             for p in entry.spec["ports"]:
-                port = ServicePort(
-                    p["number"], p["name"], port_protocol(p), p.get("targetPort", p["number"])
-                )
+                port = ServicePort(p["number"], p["name"], port_protocol(p), p.get("targetPort", p["number"]))
                 service.ports.setdefault(port.number, port)
 
 

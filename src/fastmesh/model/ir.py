@@ -67,6 +67,7 @@ class Direct(TypedDict):
 
 class Rewrite(TypedDict, total=False):
     path: str  # with a prefix match: replaces the matched prefix; else the whole path
+    regex: str  # then `path` replaces each match of it in the path; \\1 is what a group matched
     authority: str
 
 
@@ -91,6 +92,37 @@ class Fault(TypedDict, total=False):
     abort_grpc: int  # a gRPC call is answered with this status; abort_status is for the others
 
 
+class Mirror(TypedDict):
+    """Where copies of the requests go; what comes back is thrown away."""
+
+    cluster: str
+    ppm: NotRequired[int]  # of the requests, in parts per million: 1000000
+
+
+class Origin(TypedDict):
+    op: Literal["any", "exact", "prefix", "regex"]
+    value: NotRequired[str]
+
+
+class Cors(TypedDict):
+    """Cross-origin requests."""
+
+    origins: list[Origin]
+    methods: NotRequired[list[str]]
+    headers: NotRequired[list[str]]
+    expose: NotRequired[list[str]]
+    max_age_s: NotRequired[int]
+    credentials: NotRequired[bool]
+    forward: NotRequired[bool]  # preflights of origins that are not allowed: true
+
+
+class Source(TypedDict, total=False):
+    """For which sidecars a route of a fragment is; left away when a config is assembled."""
+
+    labels: dict[str, str]
+    namespace: str
+
+
 class Route(TypedDict, total=False):
     """Exactly one of dests, redirect, direct."""
 
@@ -104,6 +136,9 @@ class Route(TypedDict, total=False):
     timeout_ms: int  # 0: none
     retries: Retries
     fault: Fault
+    mirrors: list[Mirror]
+    cors: Cors
+    source: Source
     request_headers: HdrOps
     response_headers: HdrOps
 

@@ -23,7 +23,8 @@ from fastmesh.model.fields import (
     req,
 )
 from fastmesh.model.problems import Reporter
-from fastmesh.model.schema_fault import FAULT
+from fastmesh.model.schema_cors import CORS_POLICY
+from fastmesh.model.schema_fault import FAULT, PERCENT
 
 PORT: Final = Int(1, 65535)
 MAX_WEIGHT: Final = 1_000_000
@@ -118,6 +119,8 @@ def _http_match(d: dict[str, Any], r: Reporter) -> None:
         "gateways",
         "queryParams",
         "withoutHeaders",
+        "sourceLabels",
+        "sourceNamespace",
     )
     if not any(d.get(k) for k in conditions):
         r.add("a match must not be empty", "leave match out to take every request")
@@ -143,12 +146,12 @@ HTTP_MATCH: Final = Message(
         "authority": STRING_MATCH,
         "headers": Map(VALUE_MATCH, _matched_header),
         "port": PORT,
-        "sourceLabels": later(),
+        "sourceLabels": Map(Str(fmt.label_value), fmt.label_key),
         "gateways": List(Str(fmt.gateway_ref)),
         "queryParams": Map(VALUE_MATCH, _query_name),
         "ignoreUriCase": Bool(),
         "withoutHeaders": Map(VALUE_MATCH, _matched_header),
-        "sourceNamespace": later(),
+        "sourceNamespace": Str(fmt.namespace_name),
         "statPrefix": later(),
     },
     rule=_http_match,
@@ -285,7 +288,23 @@ HTTP_DIRECT_RESPONSE: Final = Message(
 
 def _rewrite(d: dict[str, Any], r: Reporter) -> None:
     if not d:
-        r.add("must rewrite something", "give uri or authority")
+        r.add("must rewrite something", "give uri, uriRegexRewrite or authority")
+
+
+def _regex_rewrite(d: dict[str, Any], r: Reporter) -> None:
+    for k in ("match", "rewrite"):
+        if not d.get(k):
+            r.add("is missing or empty", at=(k,))
+
+
+def _rewritten(value: str, r: Reporter) -> None:
+    if any(ch <= " " or ch in "\x7f?#" for ch in value) or not value.isascii():
+        r.add("must not contain spaces, controls, ?, # or characters beyond ASCII")
+
+
+REGEX_REWRITE: Final = Message(
+    "RegexRewrite", {"match": Str(fmt.regex), "rewrite": Str(_rewritten)}, rule=_regex_rewrite
+)
 
 
 HTTP_REWRITE: Final = Message(
@@ -293,8 +312,9 @@ HTTP_REWRITE: Final = Message(
     {
         "uri": Str(fmt.rewritten_path, empty=False),
         "authority": Str(fmt.authority, empty=False),
-        "uriRegexRewrite": later(),
+        "uriRegexRewrite": REGEX_REWRITE,
     },
+    one_of=(("uri", "uriRegexRewrite"),),
     rule=_rewrite,
 )
 
@@ -333,8 +353,47 @@ HTTP_RETRY: Final = Message(
 )
 
 
+DELEGATE: Final = Message(
+    "Delegate", {"name": req(Str(fmt.object_name)), "namespace": Str(fmt.namespace_name)}
+)
+
+
+def _mirror(d: dict[str, Any], r: Reporter) -> None:
+    if d.get("percentage", {}).get("value", 100) == 0:
+        r.warn("mirrors nothing", "give percentage.value, or remove it")
+
+
+HTTP_MIRROR: Final = Message(
+    "HTTPMirrorPolicy", {"destination": req(DESTINATION), "percentage": PERCENT}, rule=_mirror
+)
+MAX_MIRRORS: Final = 4
+
+
+def _mirrors(d: dict[str, Any], r: Reporter) -> None:
+    for k in ("mirrorPercent", "mirror_percent"):
+        if k in d:
+            r.warn("is deprecated by Istio", "give mirrorPercentage: {value: ...}", at=(k,))
+    if "mirror" in d and "mirrors" in d:
+        r.add("contradicts mirrors", "list all of them in mirrors", at=("mirror",))
+    for k in ("mirrorPercentage", "mirrorPercent", "mirror_percent"):
+        if k in d and "mirror" not in d:
+            r.add("needs mirror", "each of mirrors has its own percentage", at=(k,))
+    if len(d.get("mirrors", ())) > MAX_MIRRORS:
+        r.add(f"more than {MAX_MIRRORS} copies of a request", at=("mirrors",))
+
+
+def _delegating(d: dict[str, Any], r: Reporter) -> None:
+    for k in ("route", "redirect", "directResponse"):
+        if d.get(k) is not None:
+            r.add("is not possible beside delegate, as in Istio", at=(k,))
+
+
 def _route(d: dict[str, Any], r: Reporter) -> None:
     """One action; what belongs to forwarding only with forwarding."""
+    _mirrors(d, r)
+    if "delegate" in d:
+        _delegating(d, r)
+        return
     forward, redirect, direct = d.get("route"), "redirect" in d, "directResponse" in d
     actions = [k for k in ("route", "redirect", "directResponse") if d.get(k) is not None]
     if len(actions) > 1:
@@ -344,10 +403,10 @@ def _route(d: dict[str, Any], r: Reporter) -> None:
         )
         return
     if not forward and not redirect and not direct:
-        r.add("needs one of route, redirect, directResponse")
+        r.add("needs one of route, redirect, directResponse, delegate")
         return
     if not forward:
-        for k in ("rewrite", "retries", "timeout", "fault"):
+        for k in ("rewrite", "retries", "timeout", "fault", "mirror", "mirrors"):
             if k in d:
                 r.add(f"is possible with route only, not with {actions[0]}", at=(k,))
     else:
@@ -375,17 +434,17 @@ HTTP_ROUTE: Final = Message(
         "route": List(HTTP_ROUTE_DESTINATION),
         "redirect": HTTP_REDIRECT,
         "directResponse": HTTP_DIRECT_RESPONSE,
-        "delegate": later(),
+        "delegate": DELEGATE,
         "rewrite": HTTP_REWRITE,
         "timeout": Duration(zero=True),
         "retries": HTTP_RETRY,
         "fault": FAULT,
-        "mirror": later(),
-        "mirrors": later(),
-        "mirrorPercent": later(),
-        "mirror_percent": later(),
-        "mirrorPercentage": later(),
-        "corsPolicy": later(),
+        "mirror": DESTINATION,
+        "mirrors": List(HTTP_MIRROR),
+        "mirrorPercent": Int(0, 100),
+        "mirror_percent": Int(0, 100),
+        "mirrorPercentage": PERCENT,
+        "corsPolicy": CORS_POLICY,
         "headers": HEADERS,
         "websocketUpgrade": gone("Istio has removed this field", "WebSocket needs no setting"),
         "appendHeaders": gone("Istio has removed this field", "use headers"),
@@ -400,9 +459,15 @@ HTTP_ROUTE: Final = Message(
 
 def _virtual_service(d: dict[str, Any], r: Reporter) -> None:
     if not d.get("hosts"):
-        r.add(
-            "needs at least one host", f"a VirtualService that others delegate to is {NOT_YET}", at=("hosts",)
-        )
+        if d.get("gateways"):
+            r.add(
+                "a VirtualService without hosts is for others to delegate to",
+                "name the gateways there",
+                at=("gateways",),
+            )
+        for i, route in enumerate(d.get("http", ())):
+            if "delegate" in route:
+                r.add("a delegate cannot delegate further, as in Istio", at=("http", i, "delegate"))
     if not d.get("http"):
         r.add("needs at least one http route", at=("http",))
     seen: set[str] = set()

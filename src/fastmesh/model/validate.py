@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from fastmesh.model.delegates import delegations, is_delegate, merge_rule
 from fastmesh.model.fields import NOT_YET, did_you_mean
 from fastmesh.model.index import Index, Rule, tls_blocks
 from fastmesh.model.problems import Path, Problem
@@ -41,6 +42,8 @@ def bindings(index: Index) -> dict[str, list[Resource]]:
     """VirtualServices by what they apply to: "namespace/gateway" or "mesh", in the order of the file."""
     out: dict[str, list[Resource]] = {}
     for vs in index.kind("VirtualService"):
+        if is_delegate(vs):
+            continue
         for ref in dict.fromkeys(ref for ref, _ in references(vs)):
             out.setdefault(ref, []).append(vs)
     return out
@@ -81,6 +84,7 @@ class _Validator:
     def run(self) -> list[Problem]:
         self.duplicates()
         self.virtual_services()
+        self.delegates()
         self.mesh_hosts()
         self.destination_rules()
         self.gateways()
@@ -107,9 +111,14 @@ class _Validator:
 
     def virtual_services(self) -> None:
         gateways = {f"{g.namespace}/{g.name}": g for g in self.index.kind("Gateway")}
+        roots: dict[Key, list[Resource]] = {}
+        for root, _, key in delegations(self.index):
+            roots.setdefault(key, []).append(root)
         for vs in self.index.kind("VirtualService"):
             refs = references(vs)
-            for ref, path in refs:
+            if is_delegate(vs):
+                refs = [ref for root in roots.get(vs.key, ()) for ref in references(root)]
+            for ref, path in () if is_delegate(vs) else refs:
                 if ref != MESH and ref not in gateways and not self.incomplete:
                     self.add(
                         vs,
@@ -118,7 +127,7 @@ class _Validator:
                         did_you_mean(ref, list(gateways)),
                         warning=not self.edge,
                     )
-            if self.edge and all(ref == MESH for ref, _ in refs):
+            if self.edge and all(ref == MESH for ref, _ in refs) and not is_delegate(vs):
                 self.add(
                     vs,
                     ("spec", "gateways"),
@@ -127,10 +136,64 @@ class _Validator:
                     warning=True,
                 )
             for h, http in enumerate(vs.spec["http"]):
+                at: Path = ("spec", "http", h)
                 for d, dest in enumerate(http.get("route", ())):
-                    self.destination(
-                        vs, ("spec", "http", h, "route", d, "destination"), dest["destination"], refs
+                    self.destination(vs, (*at, "route", d, "destination"), dest["destination"], refs)
+                if "mirror" in http:
+                    self.destination(vs, (*at, "mirror"), http["mirror"], refs)
+                for d, dest in enumerate(http.get("mirrors", ())):
+                    self.destination(vs, (*at, "mirrors", d, "destination"), dest["destination"], refs)
+                for m, match in enumerate(http.get("match", ())):
+                    for field in ("sourceLabels", "sourceNamespace"):
+                        if self.edge and match.get(field):
+                            self.add(
+                                vs,
+                                (*at, "match", m, field),
+                                "is for sidecars: on an edge this never matches",
+                                warning=True,
+                            )
+
+    def delegates(self) -> None:
+        """One level; a delegate's rule that contradicts the one above it would take no request."""
+        used: set[Key] = set()
+        for vs, h, key in delegations(self.index):
+            at: Path = ("spec", "http", h)
+            used.add(key)
+            found = self.index.by_key.get(key)
+            if found is None:
+                if not self.incomplete:
+                    self.add(
+                        vs,
+                        (*at, "delegate"),
+                        f"there is no VirtualService {key[1]}/{key[2]}",
+                        "requests pass this rule by until there is one",
+                        warning=not self.edge,
                     )
+                continue
+            if not is_delegate(found):
+                self.add(
+                    vs,
+                    (*at, "delegate"),
+                    f"VirtualService {key[1]}/{key[2]} has hosts of its own",
+                    "a delegate has none",
+                )
+                continue
+            for i, own in enumerate(found.spec["http"]):
+                if merge_rule(self.index, vs.spec["http"][h], own, found.namespace) is None:
+                    self.add(
+                        vs,
+                        (*at, "match"),
+                        f"contradicts http[{i}] of VirtualService {key[1]}/{key[2]}: no request matches both",
+                        "a delegate's match is narrower",
+                    )
+        for vs in self.index.kind("VirtualService"):
+            if is_delegate(vs) and vs.key not in used:
+                self.add(
+                    vs,
+                    ("spec", "hosts"),
+                    "there are none, and no VirtualService delegates to this one: it has no effect",
+                    warning=True,
+                )
 
     def destination(
         self, vs: Resource, path: Path, dest: dict[str, Any], refs: list[tuple[str, Path]]
@@ -212,7 +275,7 @@ class _Validator:
         for vs in self.index.kind("VirtualService"):
             if MESH not in [ref for ref, _ in references(vs)]:
                 continue
-            for i, raw in enumerate(vs.spec["hosts"]):
+            for i, raw in enumerate(vs.spec.get("hosts", ())):
                 if raw == "*" and not self.edge:
                     self.add(
                         vs,

@@ -132,13 +132,18 @@ def test_the_helper_process(tmp_path: Path) -> None:
     config = msgpack.unpackb(done.stdout)["config"]
     assert config == compile_edge_file(path, "edge-7")
 
-    write(tmp_path, EDGE.replace("timeout: 5s", "mirror: {}").replace("weight: 95", "weigth: 95"))
+    write(
+        tmp_path,
+        EDGE.replace(
+            "timeout: 5s", "fault: {delay: {fixedDelay: 1s, percentage: {value: 1}, exponentialDelay: x}}"
+        ).replace("weight: 95", "weigth: 95"),
+    )
     done = subprocess.run([*command, path], stdout=subprocess.PIPE)
     assert done.returncode == 1
     answer = msgpack.unpackb(done.stdout)
     errors = answer["problems"]
     assert [(e["line"], e["path"], e["message"], e.get("hint", "")) for e in errors] == [
-        (20, "spec.http[0].mirror", "not implemented yet", ""),
+        (20, "spec.http[0].fault.delay.exponentialDelay", "not implemented yet", ""),
         (
             22,
             "spec.http[0].route[0].weigth",
@@ -147,7 +152,7 @@ def test_the_helper_process(tmp_path: Path) -> None:
         ),
     ]
     where = f"{path}:20: VirtualService default/api: "
-    assert answer["errors"][0] == where + "spec.http[0].mirror: not implemented yet"
+    assert answer["errors"][0] == where + "spec.http[0].fault.delay.exponentialDelay: not implemented yet"
 
 
 def test_a_missing_file() -> None:

@@ -224,7 +224,7 @@ def check_mesh(docs: list[Any]) -> None:
     for host, fragment in compile_services(world).items():
         assert fragment is not None and fragment["host"] == host
         msgpack.packb(fragment)
-        table = {"name": "outbound", "virtual_hosts": localize(fragment, "default")}
+        table = {"name": "outbound", "virtual_hosts": localize(fragment, "default", {"app": "a"})}
         identity = {"name": "identity", "server": False, "cert": b"c", "key": b"k", "ca": b"a"}
         contexts = [
             identity,

@@ -242,6 +242,71 @@ ACTIONS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("directResponse: {status: 503}", {"direct": {"status": 503}}),
     (
+        "rewrite: {uriRegexRewrite: {match: '/a/(.*)', rewrite: '/b/\\1'}}\n"
+        "route: [{destination: {host: b.example}}]",
+        {**FORWARD, "rewrite": {"regex": "/a/(.*)", "path": "/b/\\1"}},
+    ),
+    (
+        "mirror: {host: c.example}\nroute: [{destination: {host: b.example}}]",
+        {**FORWARD, "mirrors": [{"cluster": "80||c.example", "ppm": 1_000_000}]},
+    ),
+    (
+        "mirror: {host: c.example, subset: v2}\nmirrorPercentage: {value: 0.5}\n"
+        "route: [{destination: {host: b.example}}]",
+        {**FORWARD, "mirrors": [{"cluster": "80|v2|c.example", "ppm": 5000}]},
+    ),
+    (
+        "mirror: {host: c.example}\nmirrorPercentage: {}\nroute: [{destination: {host: b.example}}]",
+        FORWARD,
+    ),
+    (
+        "mirrors: [{destination: {host: c.example}}, "
+        "{destination: {host: d.example}, percentage: {value: 10}}]\n"
+        "route: [{destination: {host: b.example}}]",
+        {
+            **FORWARD,
+            "mirrors": [
+                {"cluster": "80||c.example", "ppm": 1_000_000},
+                {"cluster": "80||d.example", "ppm": 100_000},
+            ],
+        },
+    ),
+    (
+        "corsPolicy: {allowOrigins: [{exact: 'https://a.b'}, {prefix: 'http://l'}, {regex: '.*x'}, "
+        "{exact: '*'}], allowMethods: [GET], allowHeaders: [x-a, x-b], exposeHeaders: [x-c], maxAge: 1m, "
+        "allowCredentials: true, unmatchedPreflights: IGNORE}\nroute: [{destination: {host: b.example}}]",
+        {
+            **FORWARD,
+            "cors": {
+                "origins": [
+                    {"op": "exact", "value": "https://a.b"},
+                    {"op": "prefix", "value": "http://l"},
+                    {"op": "regex", "value": ".*x"},
+                    {"op": "any"},
+                ],
+                "methods": ["GET"],
+                "headers": ["x-a", "x-b"],
+                "expose": ["x-c"],
+                "max_age_s": 60,
+                "credentials": True,
+                "forward": False,
+            },
+        },
+    ),
+    (
+        "corsPolicy: {allowOrigin: ['*', 'https://a.b'], unmatchedPreflights: FORWARD}\n"
+        "directResponse: {status: 200}",
+        {
+            "direct": {"status": 200},
+            "cors": {"origins": [{"op": "any"}, {"op": "exact", "value": "https://a.b"}]},
+        },
+    ),
+    (
+        "match: [{sourceLabels: {version: v1}, sourceNamespace: shop}]\n"
+        "route: [{destination: {host: b.example}}]",
+        {**FORWARD, "source": {"labels": {"version": "v1"}, "namespace": "shop"}},
+    ),
+    (
         "directResponse: {status: 200, body: {string: 'grüß'}}",
         {"direct": {"status": 200, "body": "grüß".encode(), "content_type": "text/plain"}},
     ),

@@ -126,7 +126,7 @@ def test_a_service_without_any_rule() -> None:
 
 def test_bare_names_are_for_clients_of_the_same_namespace() -> None:
     made = fragment(World([], [workload()]))
-    own, other = localize(made, "default"), localize(made, "shop")
+    own, other = localize(made, "default", {}), localize(made, "shop", {})
     assert set(own[0]) == {"name", "domains", "routes"}
     assert set(own[0]["domains"]) - set(other[0]["domains"]) == {"reviews", "reviews:9080"}
 

@@ -10,7 +10,6 @@ from helpers.resources import VALID, check, put
 
 REFUSED: list[tuple[str, str, Any, str]] = [
     # kind, path below spec, value, "path: message" (path below spec)
-    ("VirtualService", "hosts", [], "hosts: needs at least one host"),
     ("VirtualService", "hosts", "a.example", "hosts: must be a list, not a string"),
     ("VirtualService", "hosts", ["a b"], 'hosts[0]: "a b" is not a host name or IP address'),
     ("VirtualService", "hosts", ["http://a"], 'hosts[0]: "http://a" is not a host name or IP address'),
@@ -132,7 +131,12 @@ REFUSED: list[tuple[str, str, Any, str]] = [
         "yes",
         "http[0].match[0].ignoreUriCase: must be true or false, not a string",
     ),
-    ("VirtualService", "http[0].route", [], "http[0]: needs one of route, redirect, directResponse"),
+    (
+        "VirtualService",
+        "http[0].route",
+        [],
+        "http[0]: needs one of route, redirect, directResponse, delegate",
+    ),
     (
         "VirtualService",
         "http[0].redirect",
@@ -219,7 +223,72 @@ REFUSED: list[tuple[str, str, Any, str]] = [
         "VirtualService",
         "http[0].rewrite",
         {"uriRegexRewrite": {}},
-        "http[0].rewrite.uriRegexRewrite: not implemented yet",
+        "http[0].rewrite.uriRegexRewrite.match: is missing or empty",
+    ),
+    (
+        "VirtualService",
+        "http[0].rewrite",
+        {"uri": "/a", "uriRegexRewrite": {"match": "a", "rewrite": "b"}},
+        "http[0].rewrite: only one of uri, uriRegexRewrite may be given, not uri and uriRegexRewrite",
+    ),
+    (
+        "VirtualService",
+        "http[0].rewrite",
+        {"uriRegexRewrite": {"match": "(?=a)", "rewrite": "b"}},
+        "http[0].rewrite.uriRegexRewrite.match: the regex uses look-around or another construct that RE2 "
+        "has not",
+    ),
+    (
+        "VirtualService",
+        "http[0].rewrite",
+        {"uriRegexRewrite": {"match": "a", "rewrite": "b c"}},
+        "http[0].rewrite.uriRegexRewrite.rewrite: must not contain spaces, controls, ?, # or characters "
+        "beyond ASCII",
+    ),
+    ("VirtualService", "http[0].mirror", {}, "http[0].mirror.host: is required"),
+    ("VirtualService", "http[0].mirrorPercentage", {"value": 1}, "http[0].mirrorPercentage: needs mirror"),
+    (
+        "VirtualService",
+        "http[0].mirrors",
+        [{"destination": {"host": "a"}, "percentage": {"value": 101}}],
+        "http[0].mirrors[0].percentage.value: must be 0 to 100, not 101",
+    ),
+    (
+        "VirtualService",
+        "http[0].mirrors",
+        [{"destination": {"host": "a"}}] * 5,
+        "http[0].mirrors: more than 4 copies of a request",
+    ),
+    ("VirtualService", "http[0].corsPolicy", {}, "http[0].corsPolicy.allowOrigins: allows no origin"),
+    (
+        "VirtualService",
+        "http[0].corsPolicy",
+        {"allowOrigins": [{}]},
+        "http[0].corsPolicy.allowOrigins[0]: needs one of exact, prefix, regex",
+    ),
+    (
+        "VirtualService",
+        "http[0].corsPolicy",
+        {"allowOrigins": [{"exact": "*"}], "allowOrigin": ["*"]},
+        "http[0].corsPolicy.allowOrigin: contradicts allowOrigins",
+    ),
+    (
+        "VirtualService",
+        "http[0].corsPolicy",
+        {"allowOrigins": [{"exact": "*"}], "allowMethods": ["G E"]},
+        'http[0].corsPolicy.allowMethods[0]: "G E" is not a header name',
+    ),
+    (
+        "VirtualService",
+        "http[0].corsPolicy",
+        {"allowOrigins": [{"exact": "*"}], "maxAge": "1.5s"},
+        "http[0].corsPolicy.maxAge: must be whole seconds",
+    ),
+    (
+        "VirtualService",
+        "http[0].match[0].sourceNamespace",
+        "A_b",
+        'http[0].match[0].sourceNamespace: "A_b" is not a valid namespace',
     ),
     (
         "VirtualService",

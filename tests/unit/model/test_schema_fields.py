@@ -17,8 +17,11 @@ API = {
     "subjectAltNames sni "
     "insecureSkipVerify caCrl",
     "ConnectionPoolSettings": "tcp http",
+    "CorsPolicy": "allowOrigin allowOrigins allowMethods allowHeaders exposeHeaders maxAge allowCredentials "
+    "unmatchedPreflights",
     "ConsistentHashLB": "httpHeaderName httpCookie useSourceIp httpQueryParameterName ringHash maglev "
     "minimumRingSize",
+    "Delegate": "name namespace",
     "Destination": "host subset port",
     "DestinationRule": "host trafficPolicy subsets exportTo workloadSelector",
     "Gateway": "servers selector",
@@ -30,6 +33,7 @@ API = {
     "HTTPFaultInjectionDelay": "percent fixedDelay exponentialDelay percentage",
     "HTTPMatchRequest": "name uri scheme method authority headers port sourceLabels gateways queryParams "
     "ignoreUriCase withoutHeaders sourceNamespace statPrefix",
+    "HTTPMirrorPolicy": "destination percentage",
     "HTTPRedirect": "uri authority port derivePort scheme redirectCode prefixRewrite",
     "HTTPRetry": "attempts perTryTimeout retryOn retryRemoteLocalities retryIgnorePreviousHosts backoff",
     "HTTPRewrite": "uri authority uriRegexRewrite",
@@ -54,6 +58,7 @@ API = {
     "Percent": "value",
     "PortSelector": "number",
     "PortTrafficPolicy": "port loadBalancer connectionPool outlierDetection tls",
+    "RegexRewrite": "match rewrite",
     "RingHash": "minimumRingSize",
     "Server": "port bind hosts tls defaultEndpoint name",
     "ServerTLSSettings": "httpsRedirect mode serverCertificate privateKey caCertificates caCrl "
@@ -122,10 +127,7 @@ def test_the_valid_ones_are(kind: str) -> None:
 
 
 NOT_YET = {
-    "VirtualService": "tls tcp http[0].delegate http[0].mirror http[0].mirrors "
-    "http[0].mirrorPercent "
-    "http[0].mirror_percent http[0].mirrorPercentage http[0].corsPolicy http[0].match[0].sourceLabels "
-    "http[0].match[0].sourceNamespace http[0].match[0].statPrefix",
+    "VirtualService": "tls tcp http[0].match[0].statPrefix",
     "DestinationRule": "workloadSelector trafficPolicy.tunnel "
     "trafficPolicy.proxyProtocol "
     "trafficPolicy.loadBalancer.localityLbSetting trafficPolicy.loadBalancer.zoneAwareLbSetting "

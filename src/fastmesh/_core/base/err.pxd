@@ -35,4 +35,5 @@ cdef enum:
     FM_ENOROUTE = -51      # no virtual host or route
     FM_ENOCLUSTER = -52    # the route names a cluster that is not there
     FM_ENOHEALTHY = -53    # the cluster has no endpoint to offer
+    FM_EREWRITE = -55      # what the route makes of the path is no path, or too long
     FM_EFULL = -54         # a limit of the cluster or worker is reached

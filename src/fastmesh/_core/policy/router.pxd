@@ -1,5 +1,6 @@
 """Which route a request takes (L2): host, then the first route of its virtual host whose path and conditions match. Reads snapshot and Msg only."""
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from fastmesh._core.base.view cimport Slice
 from fastmesh._core.proto.msg cimport Msg
 from fastmesh._core.shm.snapshot cimport Snap, SnapAction, SnapDest, SnapRoute, SnapVhost
 
@@ -14,6 +15,12 @@ cdef struct RouteMatch:
 cdef int router_match(const Snap *s, uint32_t table, const Msg *m, bint tls, uint32_t port, uint32_t rnd, RouteMatch *out) noexcept nogil
 """FM_OK and out, or FM_ENOROUTE. `rnd`: 32 random bits for the weighted choice. Host: exact with port, exact without port, longest
 "*.suffix" (each with port, then without), "*". Hosts compare ASCII case-insensitively; a trailing dot is ignored."""
+
+cdef bint router_value(uint8_t op, bint ignore_case, uint32_t regex, Slice want, Slice have) noexcept nogil
+"""Whether a value is what an operator (OP_*) wants; regex: index into the patterns of the generation in use."""
+
+cdef int64_t router_rewrite(uint32_t regex, Slice path, Slice rewrite, char *to, uint32_t cap) noexcept nogil
+"""The path with every match of a pattern of the generation in use replaced (base/regex: regex_replace); its length in to[0:cap], or -1."""
 
 cdef int router_load(const Snap *s) noexcept nogil
 """router_prepare and router_commit in one."""

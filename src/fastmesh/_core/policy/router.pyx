@@ -3,12 +3,12 @@
 Cost: one hash per name (and port form) of the host, one bucket probe, then the routes of that virtual host in order. Nothing depends
 on how many hosts the table has. Allocates nothing per request. Must not know: connections, cells, time.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from fastmesh._core.base.err cimport FM_ENOROUTE, FM_ESNAP, FM_OK
-from fastmesh._core.base.regex cimport regex_free, regex_full, regex_new
+from fastmesh._core.base.regex cimport regex_free, regex_full, regex_new, regex_replace
 from fastmesh._core.base.view cimport Slice, ascii_lower
 from fastmesh._core.policy.router cimport RouteMatch
 from fastmesh._core.proto.msg cimport HF_DROP, MF_ABSOLUTE, MF_HTTPS, MSG_MAX_HEAD, MSG_MAX_HEADERS, Hdr, Msg
@@ -99,6 +99,16 @@ cdef bint value_matches(uint8_t op, bint ignore_case, uint32_t regex, Slice want
         # a pattern of a generation that was not loaded matches nothing
         return regex < pattern_count and regex_full(patterns[regex], have.p, have.n)
     return True                    # OP_ANY, OP_PRESENT: it is there
+
+
+cdef bint router_value(uint8_t op, bint ignore_case, uint32_t regex, Slice want, Slice have) noexcept nogil:
+    return value_matches(op, ignore_case, regex, want, have)
+
+
+cdef int64_t router_rewrite(uint32_t regex, Slice path, Slice rewrite, char *to, uint32_t cap) noexcept nogil:
+    if regex >= pattern_count:
+        return -1
+    return regex_replace(patterns[regex], path.p, <uint32_t>path.n, rewrite.p, <uint32_t>rewrite.n, to, cap)
 
 
 cdef bint path_matches(const Snap *s, const SnapRoute *r, const Msg *m, uint32_t *prefix_n) noexcept nogil:

@@ -5,6 +5,7 @@ Owns: the two tables of the RFC. Must not know: how a block is coded. Layer: bui
     python src/fastmesh/_core/proto/_gen_hpack.py            write
     python src/fastmesh/_core/proto/_gen_hpack.py --check    exit 1 when the file is not current
 """
+
 from __future__ import annotations
 
 import re

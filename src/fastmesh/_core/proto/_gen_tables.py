@@ -6,6 +6,7 @@ Must not know: how a head is parsed. Layer: build tool, nothing imports it.
     python src/fastmesh/_core/proto/_gen_tables.py            write
     python src/fastmesh/_core/proto/_gen_tables.py --check    exit 1 when the file is not current
 """
+
 from __future__ import annotations
 
 import re

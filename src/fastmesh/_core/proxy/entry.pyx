@@ -8,20 +8,22 @@ from fastmesh._core.policy.lb cimport rng_next
 from fastmesh._core.policy.router cimport RouteMatch, router_match
 from fastmesh._core.proto.hygiene cimport hygiene_request
 from fastmesh._core.proto.msg cimport (
-    BODY_CHUNKED, BODY_NONE, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Msg)
+    BODY_CHUNKED, BODY_NONE, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg)
 from fastmesh._core.proxy.call cimport call_begin
+from fastmesh._core.proxy.cors cimport cors_take
 from fastmesh._core.proxy.ctx cimport (
     XF_CHUNKED_REQ, XF_IDEMPOTENT, XF_REQ_END, XF_RESP_STARTED, XF_UPGRADE, Exchange, ListenerState, Worker)
 from fastmesh._core.proxy.deadline cimport deadline_begin
-from fastmesh._core.proxy.exchange cimport exchange_answer, exchange_begin, exchange_finish
+from fastmesh._core.proxy.exchange cimport exchange_answer, exchange_begin, exchange_finish, exchange_request_end
 from fastmesh._core.proxy.faults cimport faults_delay
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request
 from fastmesh._core.proxy.hashkey cimport hashkey_take
 from fastmesh._core.proxy.log cimport log_keep_refused, log_keep_request, log_keep_route
+from fastmesh._core.proxy.mirror cimport mirror_plan, mirror_send
 from fastmesh._core.proxy.plan cimport plan_take
 from fastmesh._core.proxy.replay cimport replay_keep_head
-from fastmesh._core.proxy.respond cimport RE_NO_CONFIG, RE_OVERFLOW, RE_TIMEOUT, respond_direct, respond_https, respond_redirect
-from fastmesh._core.shm.snapshot cimport ACT_DIRECT, ACT_REDIRECT, LF_HTTPS_REDIRECT, SNAP_NONE, SnapCluster, snap_str
+from fastmesh._core.proxy.respond cimport RE_NO_CONFIG, RE_OVERFLOW, RE_TIMEOUT, respond_direct, respond_https, respond_preflight, respond_redirect
+from fastmesh._core.shm.snapshot cimport ACT_DIRECT, ACT_REDIRECT, LF_HTTPS_REDIRECT, SNAP_NONE, SnapCluster, SnapCors, snap_at, snap_str
 from fastmesh._core.shm.stats cimport SEC_NONE, ST_RQ_TOTAL, stat_inc
 
 
@@ -41,11 +43,16 @@ cdef void entry_refuse(Exchange *ex, const Msg *m, int code) noexcept nogil:
     exchange_answer(ex, code)
 
 
+cdef inline const SnapCors *cors_of(Exchange *ex, const RouteMatch *rm) noexcept nogil:
+    return <const SnapCors *>snap_at(&ex.w.snap, ex.w.snap.h.cors.off) + rm.action.cors
+
+
 cdef void entry_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     cdef Worker *w = ex.w
     cdef RouteMatch rm
     cdef Slice target
     cdef const SnapCluster *c
+    cdef bint preflight = False
     cdef int rc
     w.hused = 0
     stat_inc(w.seg.stats, ST_RQ_TOTAL)
@@ -91,8 +98,12 @@ cdef void entry_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
             exchange_answer(ex, FM_EHOST)
             return
         rc = forward_keep_response_ops(ex, &rm)
+        if rc == FM_OK and rm.action.cors != SNAP_NONE:
+            rc = cors_take(ex, m, cors_of(ex, &rm), &preflight)
         ex.flags |= XF_RESP_STARTED
-        if rc == FM_OK:
+        if rc == FM_OK and preflight:
+            rc = respond_preflight(ex)
+        elif rc == FM_OK:
             rc = respond_direct(ex, &rm) if rm.action.kind == ACT_DIRECT else respond_redirect(ex, m, &rm)
         if rc != FM_OK:
             ex.dops.abort(ex)
@@ -105,6 +116,18 @@ cdef void entry_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     c = &(<const SnapCluster *>(w.snap.base + w.snap.h.clusters.off))[rm.dest.cluster]
     plan_take(&ex.plan, &w.snap, rm.action, c)
     rc = forward_keep_response_ops(ex, &rm)
+    if rc == FM_OK and rm.action.cors != SNAP_NONE:
+        rc = cors_take(ex, m, cors_of(ex, &rm), &preflight)
+        if rc == FM_OK and preflight:
+            log_keep_request(ex, m)
+            log_keep_route(ex, snap_str(&w.snap, c.name), snap_str(&w.snap, rm.route.name))
+            ex.flags |= XF_RESP_STARTED
+            if respond_preflight(ex) != FM_OK:
+                ex.dops.abort(ex)
+            exchange_finish(ex)
+            return
+    if rm.action.mirrors.n and not ex.flags & XF_UPGRADE:
+        mirror_plan(ex, rm.action)
     if rc == FM_OK:
         rc = forward_request(ex, m, &rm, &target)
     if rc == FM_OK:
@@ -132,3 +155,11 @@ cdef void entry_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
     ex.cluster_cell = c.cell
     if not faults_delay(ex):
         exchange_begin(ex, m)
+    if ex.plan.nmirrors and ex.flags & XF_REQ_END:
+        mirror_send(ex)
+
+
+cdef void entry_end(Exchange *ex, const Hdr *trailers, int n) noexcept nogil:
+    exchange_request_end(ex, trailers, n)
+    if ex.plan.nmirrors:
+        mirror_send(ex)

@@ -10,6 +10,8 @@ from fastmesh._core.proxy.ctx cimport DownOps, Exchange, ListenerState, Worker
 
 cdef Exchange *exchange_new(Worker *w, const DownOps *ops, void *down, const ListenerState *l) noexcept nogil
 """NULL at a cap."""
+cdef Exchange *exchange_shadow(const Exchange *of, const DownOps *ops) noexcept nogil
+"""One that nobody waits for, with what is told of the request of `of`; its head, plan and place at the breaker are the caller's to give."""
 cdef void exchange_begin(Exchange *ex, Msg *m) noexcept nogil
 """The first attempt, or the next. m: the request head where it is at hand; NULL: it has been kept."""
 cdef void exchange_answer(Exchange *ex, int code) noexcept nogil

@@ -1,5 +1,6 @@
 """The life of an exchange (L3). See exchange.pxd."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 from fastmesh._core.base.buf cimport Block, block_data, block_free, block_len
 from fastmesh._core.base.err cimport FM_AGAIN, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
@@ -16,8 +17,8 @@ from fastmesh._core.proto.msg cimport BODY_NONE, Hdr, Msg, msg_load
 from fastmesh._core.proxy.attempts cimport attempts_gave_up, attempts_over, attempts_send, attempts_tell
 from fastmesh._core.proxy.call cimport call_expired, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
-    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_GRPC, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE, XF_RETRYING,
-    XF_PROBE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_TUNNEL, XF_UPGRADE, DownOps, Exchange, ListenerState, Worker)
+    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CHUNKED_REQ, XF_GRPC, XF_HASHED, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE, XF_RETRYING,
+    XF_PROBE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_SHADOW, XF_TUNNEL, XF_UPGRADE, DownOps, Exchange, ListenerState, Worker)
 from fastmesh._core.proxy.deadline cimport deadline_send
 from fastmesh._core.proxy.faults cimport faults_abort
 from fastmesh._core.proxy.forward cimport forward_response
@@ -35,21 +36,44 @@ from fastmesh._core.shm.snapshot cimport (
     L_GATEWAY, L_INBOUND, RO_5XX, RO_CONNECT_FAILURE, RO_GATEWAY_ERROR, RO_REFUSED_STREAM, RO_RESET, RO_RESET_BEFORE_REQUEST, SNAP_NONE,
     SnapCluster, SnapEndpoint, snap_cluster)
 from fastmesh._core.shm.stats cimport (
-    DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_SI, RF_UC, RF_UO, RF_UPE, RF_UR, RF_URX, RF_UT, ST_POOL_FULL, ST_RQ_BAD,
+    DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_SI, RF_UC, RF_UO, RF_UPE, RF_UR, RF_URX, RF_UT, ST_MIRROR_FAILED, ST_POOL_FULL, ST_RQ_BAD,
     ST_RQ_DC, ST_RQ_RETRY, ST_RQ_RETRY_OVERFLOW, ST_RQ_RETRY_REUSED, ST_RQ_TIMEOUT, ST_RQ_UPGRADE, ST_RQ_UPSTREAM_TRUNCATED, stat_inc)
 
 
 # ---- new, end --------------------------------------------------------------------------------------------------------------------
 
 cdef Exchange *exchange_new(Worker *w, const DownOps *ops, void *down, const ListenerState *l) noexcept nogil:
+    cdef Exchange *ex = blank(w, ops)
+    if ex == NULL:
+        return NULL
+    ex.down = down
+    ex.direction = DIR_GATEWAY if l.kind == L_GATEWAY else (DIR_INBOUND if l.kind == L_INBOUND else DIR_OUTBOUND)
+    return ex
+
+
+cdef Exchange *exchange_shadow(const Exchange *of, const DownOps *ops) noexcept nogil:
+    cdef Exchange *ex = blank(of.w, ops)
+    if ex == NULL:
+        return NULL
+    ex.flags = XF_SHADOW | XF_REQ_END | (of.flags & (XF_IDEMPOTENT | XF_CHUNKED_REQ | XF_GRPC | XF_HASHED))
+    ex.method = of.method
+    ex.minor = of.minor
+    ex.direction = of.direction
+    ex.security = of.security
+    ex.peer = of.peer
+    ex.peer_addr = of.peer_addr
+    ex.hash_key = of.hash_key
+    memcpy(ex.trace_id, of.trace_id, sizeof(ex.trace_id))
+    return ex
+
+
+cdef Exchange *blank(Worker *w, const DownOps *ops) noexcept nogil:
     cdef Exchange *ex = <Exchange *>pool_get(&w.exchanges)
     if ex == NULL:
         stat_inc(w.seg.stats, ST_POOL_FULL)
         return NULL
     ex.w = w
     ex.dops = ops
-    ex.down = down
-    ex.direction = DIR_GATEWAY if l.kind == L_GATEWAY else (DIR_INBOUND if l.kind == L_INBOUND else DIR_OUTBOUND)
     ex.cell = SNAP_NONE
     ex.last_cell = SNAP_NONE
     ex.cluster_cell = SNAP_NONE
@@ -92,7 +116,8 @@ cdef void exchange_finish(Exchange *ex) noexcept nogil:
         w.seg.rows[w.seg.self_row].e[ex.cell].active -= 1
         if ex.status >= 500 or (ex.status == 0 and not ex.rf & RF_DC):
             w.seg.rows[w.seg.self_row].e[ex.cell].failures += 1
-    log_exchange(ex, fm_clock_ns())
+    if not ex.flags & XF_SHADOW:
+        log_exchange(ex, fm_clock_ns())
     replay_forget(ex)
     block_free(&w.r.bufs, ex.ops)
     block_free(&w.r.bufs, ex.logb)
@@ -114,7 +139,9 @@ cdef void exchange_reap(Worker *w) noexcept nogil:
 cdef void exchange_answer(Exchange *ex, int code) noexcept nogil:
     if ex.up != NULL:
         ex.uops.abort(ex)
-    if ex.flags & XF_RESP_STARTED:
+    if ex.flags & XF_SHADOW:
+        stat_inc(ex.w.seg.stats, ST_MIRROR_FAILED)
+    elif ex.flags & XF_RESP_STARTED:
         ex.dops.abort(ex)
     else:
         ex.flags |= XF_RESP_STARTED

@@ -13,6 +13,8 @@ cdef int forward_keep_response_ops(Exchange *ex, const RouteMatch *rm) noexcept 
 """Copy the route's response operations into ex.ops. FM_OK or FM_ENOMEM."""
 cdef int forward_keep_field(Exchange *ex, Slice name, int hid, Slice value) noexcept nogil
 """One more field for the answer's head, copied into ex.ops. FM_OK or FM_ENOMEM."""
+cdef int forward_set_field(Exchange *ex, Slice name, int hid, Slice value) noexcept nogil
+"""The same, instead of what the upstream says."""
 cdef int forward_response(Exchange *ex, Msg *m) noexcept nogil
 """Edit the answer's head: kept operations, Date when it has none (RFC 9110 6.6.1)."""
 cdef int msg_add(Msg *m, const char *name, uint32_t name_n, const char *value, uint32_t value_n, int hid) noexcept nogil

@@ -1,20 +1,20 @@
 """What the proxy changes in a head (L3). See forward.pxd."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 from fastmesh._core.base.buf cimport Block, block_data, block_free, block_new
-from fastmesh._core.base.err cimport FM_EHEAD, FM_ENOMEM, FM_OK
+from fastmesh._core.base.err cimport FM_EHEAD, FM_ENOMEM, FM_EREWRITE, FM_OK
 from fastmesh._core.base.view cimport Slice, ascii_lower, slice_of
 from fastmesh._core.net.sock cimport addr_text
 from fastmesh._core.policy.lb cimport rng_next
-from fastmesh._core.policy.router cimport RouteMatch
+from fastmesh._core.policy.router cimport RouteMatch, router_rewrite
 from fastmesh._core.proto.msg cimport (
     H_CONNECTION, H_CONTENT_LENGTH, H_DATE, H_HOST, H_NONE, H_TRACEPARENT, H_TRANSFER_ENCODING, H_X_FORWARDED_CLIENT_CERT,
-    H_X_FORWARDED_FOR, H_X_FORWARDED_PROTO, H_X_REQUEST_ID, HF_DROP, MF_ABSOLUTE, MSG_CAP_HEADERS, Hdr, Msg, msg_find)
+    H_X_FORWARDED_FOR, H_X_FORWARDED_PROTO, H_X_REQUEST_ID, HF_DROP, MF_ABSOLUTE, MSG_CAP_HEADERS, MSG_MAX_TARGET, Hdr, Msg, msg_find)
 from fastmesh._core.proto.trace cimport (
     REQUEST_ID_BYTES, TRACEPARENT_BYTES, request_id_make, trace_b3_id, trace_begin, trace_parse)
 from fastmesh._core.proxy.ctx cimport HBUF_BYTES, Exchange, Worker
 from fastmesh._core.shm.snapshot cimport (
-    HOP_ADD, HOP_REMOVE, HOP_SET, RW_FULL, RW_PREFIX, Snap, SnapArr, SnapCluster, SnapEndpoint, SnapHdrOp, snap_at, snap_str)
+    HOP_ADD, HOP_REMOVE, HOP_SET, RW_FULL, RW_PREFIX, RW_REGEX, Snap, SnapArr, SnapCluster, SnapEndpoint, SnapHdrOp, snap_at, snap_str)
 from fastmesh._core.shm.stats cimport DIR_GATEWAY, DIR_INBOUND, SEC_NONE
 
 
@@ -82,6 +82,20 @@ cdef int apply_ops(const Snap *s, SnapArr a, Msg *m) noexcept nogil:
     return FM_OK
 
 
+cdef int rewrite_matches(Exchange *ex, const Msg *m, const RouteMatch *rm, Slice *path) noexcept nogil:
+    # what a pattern makes of the path may be anything: only a path goes on
+    cdef char *p = hbuf_take(ex.w, MSG_MAX_TARGET)
+    cdef int64_t n
+    if p == NULL:
+        return FM_EHEAD
+    n = router_rewrite(rm.action.rewrite_regex, m.path, snap_str(&ex.w.snap, rm.action.rewrite_path), p, MSG_MAX_TARGET)
+    ex.w.hused -= MSG_MAX_TARGET - <uint32_t>(n if n > 0 else 0)
+    if n <= 0 or p[0] != c'/':
+        return FM_EREWRITE
+    path[0] = slice_of(p, n)
+    return FM_OK
+
+
 cdef int rewrite_target(Exchange *ex, Msg *m, const RouteMatch *rm, Slice *target) noexcept nogil:
     cdef Worker *w = ex.w
     cdef Slice path
@@ -89,7 +103,11 @@ cdef int rewrite_target(Exchange *ex, Msg *m, const RouteMatch *rm, Slice *targe
     cdef char *p
     cdef uint32_t n
     # as it was sent, unless it was in absolute form: the next hop gets origin form
-    if rm.action.rewrite_op == RW_PREFIX or rm.action.rewrite_op == RW_FULL:
+    if rm.action.rewrite_op == RW_REGEX:
+        rest = slice_of(m.path.p, 0)
+        if rewrite_matches(ex, m, rm, &path) != FM_OK:
+            return FM_EREWRITE
+    elif rm.action.rewrite_op == RW_PREFIX or rm.action.rewrite_op == RW_FULL:
         path = snap_str(&w.snap, rm.action.rewrite_path)
         rest = slice_of(m.path.p, 0)
         if rm.action.rewrite_op == RW_PREFIX:
@@ -275,6 +293,14 @@ cdef int forward_keep_response_ops(Exchange *ex, const RouteMatch *rm) noexcept 
 
 
 cdef int forward_keep_field(Exchange *ex, Slice name, int hid, Slice value) noexcept nogil:
+    return keep_op(ex, HOP_ADD, name, hid, value)
+
+
+cdef int forward_set_field(Exchange *ex, Slice name, int hid, Slice value) noexcept nogil:
+    return keep_op(ex, HOP_SET, name, hid, value)
+
+
+cdef int keep_op(Exchange *ex, int op, Slice name, int hid, Slice value) noexcept nogil:
     cdef uint32_t had = ex.ops.end if ex.ops != NULL else 0
     cdef uint32_t n = had + <uint32_t>sizeof(KeptOp) + name.n + value.n
     cdef Block *b = block_new(&ex.w.r.bufs, n)
@@ -287,7 +313,7 @@ cdef int forward_keep_field(Exchange *ex, Slice name, int hid, Slice value) noex
     if had:
         memcpy(p, block_data(ex.ops), had)
         block_free(&ex.w.r.bufs, ex.ops)
-    k.op = HOP_ADD
+    k.op = <uint8_t>op
     k.hid = <uint8_t>hid
     k.name_n = <uint16_t>name.n
     k.value_n = value.n

@@ -28,10 +28,10 @@ from fastmesh._core.proxy.ctx cimport (
     DOWN_H1, OUT_CHUNKED, OUT_CLOSE, OUT_LENGTH, OUT_NONE, S_BODY, S_GONE, S_HEAD, S_TUNNEL, S_WAIT, Down, DownOps, Exchange, H1s, ListenerState,
     Worker)
 from fastmesh._core.proxy.down cimport down_begin, down_bytes, down_end, down_refused_plain, down_secured, down_unsecured
-from fastmesh._core.proxy.entry cimport entry_head, entry_refuse
+from fastmesh._core.proxy.entry cimport entry_end, entry_head, entry_refuse
 from fastmesh._core.proxy.exchange cimport (
     exchange_down_closed, exchange_down_idle, exchange_new, exchange_request_bad, exchange_request_data,
-    exchange_request_end, exchange_wants_body)
+    exchange_wants_body)
 from fastmesh._core.proxy.mux_h2_down cimport h2s_take_over
 from fastmesh._core.proxy.relay cimport relay_full
 from fastmesh._core.proxy.respond cimport RE_HEAD_TIMEOUT, RE_NO_CONFIG, RE_OVERLOAD
@@ -316,7 +316,7 @@ cdef uint32_t s_consume(H1s *s, char *p, uint32_t n) noexcept nogil:
                 if s.state == S_BODY:
                     s.state = S_WAIT
                 if s.ex != NULL:
-                    exchange_request_end(s.ex, trailers, nt if nt > 0 else 0)
+                    entry_end(s.ex, trailers, nt if nt > 0 else 0)
             elif rc == 0:
                 return at
         elif s.state == S_TUNNEL:

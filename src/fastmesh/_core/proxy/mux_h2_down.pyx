@@ -21,10 +21,10 @@ from fastmesh._core.proto.msg cimport BODY_NONE, M_CONNECT, MF_PROTOCOL, Hdr, Ms
 from fastmesh._core.proxy.bridge cimport bridge_from_connect, bridge_to_accepted
 from fastmesh._core.proxy.ctx cimport DOWN_H2, PH_DONE, XF_TUNNEL, Down, DownOps, Exchange, H2Io, H2IoOps, H2s, Worker
 from fastmesh._core.proxy.down cimport down_bytes, down_end, down_handover, down_refused_plain
-from fastmesh._core.proxy.entry cimport entry_head, entry_refuse
+from fastmesh._core.proxy.entry cimport entry_end, entry_head, entry_refuse
 from fastmesh._core.proxy.exchange cimport (
     exchange_down_closed, exchange_down_idle, exchange_down_reset, exchange_new, exchange_request_data,
-    exchange_request_end, exchange_wants_body)
+    exchange_wants_body)
 from fastmesh._core.proxy.h2_io cimport (
     h2_io_begin, h2_io_congested, h2_io_end, h2_io_flush, h2_io_forget, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kept,
     h2_io_kept_end, h2_io_kick, h2_io_out, h2_io_read, h2_io_release, h2_io_wake)
@@ -268,7 +268,7 @@ cdef void on_refused(H2 *h, H2Stream *st, int code) noexcept nogil:
 
 cdef void take_end(H2Io *io, H2Stream *st, Exchange *ex, const Hdr *t, int n) noexcept nogil:
     if ex.phase != PH_DONE and ex.down == <void *>st:
-        exchange_request_end(ex, t, n)
+        entry_end(ex, t, n)
 
 
 cdef void on_data(H2 *h, H2Stream *st, const char *p, uint32_t n, bint end) noexcept nogil:

@@ -22,6 +22,7 @@ cdef void plan_take(Plan *p, const Snap *s, const SnapAction *a, const SnapClust
     p.abort_ppm = a.abort_ppm
     p.abort_status = a.abort_status
     p.abort_grpc = a.abort_grpc
+    p.flags = a.flags
     p.nstatuses = <uint16_t>(a.retry_statuses.n if a.retry_statuses.n < RETRY_STATUSES else RETRY_STATUSES)
     for i in range(p.nstatuses):
         p.statuses[i] = <uint16_t>statuses[i]

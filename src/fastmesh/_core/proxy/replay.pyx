@@ -1,10 +1,10 @@
 """What is kept of a request so that it can be sent again (L3). See replay.pxd."""
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from fastmesh._core.base.buf cimport Block, block_data, block_free, block_free_all, block_new, block_room
+from fastmesh._core.base.buf cimport Block, block_data, block_free, block_free_all, block_len, block_new, block_room
 from fastmesh._core.base.err cimport FM_ENOMEM, FM_OK
 from fastmesh._core.base.view cimport Slice
-from fastmesh._core.proto.msg cimport Msg, msg_keep, msg_kept_size
+from fastmesh._core.proto.msg cimport Msg, msg_keep, msg_kept_size, msg_load
 from fastmesh._core.proxy.ctx cimport REPLAY_BYTES, XF_REPLAYABLE, Exchange
 
 
@@ -58,6 +58,18 @@ cdef void replay_keep_data(Exchange *ex, const Slice *v, int n) noexcept nogil:
                 return
     else:
         replay_forget_body(ex)
+
+
+cdef int replay_copy(const Exchange *ex, Exchange *to) noexcept nogil:
+    cdef Block *b = ex.body
+    msg_load(&ex.w.again, block_data(ex.req))
+    if replay_keep_head(to, &ex.w.again) != FM_OK:
+        return FM_ENOMEM
+    while b != NULL:
+        if keep_body(to, block_data(b) + b.start, block_len(b)) != FM_OK:
+            return FM_ENOMEM
+        b = b.next
+    return FM_OK
 
 
 cdef void replay_forget_body(Exchange *ex) noexcept nogil:

@@ -28,5 +28,7 @@ cdef void respond_error(Exchange *ex, int code) noexcept nogil
 cdef int respond_direct(Exchange *ex, const RouteMatch *rm) noexcept nogil
 cdef int respond_redirect(Exchange *ex, const Msg *m, const RouteMatch *rm) noexcept nogil
 """301/302/303/307/308 with a Location built from the request and the route. FM_OK or FM_EHEAD."""
+cdef int respond_preflight(Exchange *ex) noexcept nogil
+"""200 with what proxy/cors has kept for the answer. FM_OK or FM_EHEAD."""
 cdef int respond_https(Exchange *ex, const Msg *m) noexcept nogil
 """301 to the same target under https (Gateway tls.httpsRedirect)."""

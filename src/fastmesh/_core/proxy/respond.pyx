@@ -2,8 +2,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset, strlen
 from fastmesh._core.base.err cimport (
-    FM_ECHUNK, FM_EEXPECT, FM_EFRAMING, FM_EHEAD, FM_EHOST, FM_EMETHOD, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_ENOMEM, FM_ENOROUTE, FM_ETARGET,
-    FM_ETE, FM_ETRAILER, FM_EVERSION, FM_OK)
+    FM_ECHUNK, FM_EEXPECT, FM_EFRAMING, FM_EHEAD, FM_EHOST, FM_EMETHOD, FM_ENOCLUSTER, FM_ENOHEALTHY, FM_ENOMEM, FM_ENOROUTE, FM_EREWRITE,
+    FM_ETARGET, FM_ETE, FM_ETRAILER, FM_EVERSION, FM_OK)
 from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.policy.router cimport RouteMatch
 from fastmesh._core.proto.grpc cimport (
@@ -16,8 +16,8 @@ from fastmesh._core.proxy.forward cimport forward_response, hbuf_take, msg_add
 from fastmesh._core.shm.snapshot cimport RW_PREFIX, snap_str
 from fastmesh._core.shm.stats cimport (
     RF_DPE, RF_DT, RF_FI, RF_NC, RF_NR, RF_OM, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, RF_UPE, RF_UR, RF_UT, SEC_NONE, ST_RQ_BAD, ST_RQ_DIRECT,
-    ST_RQ_HEAD_TIMEOUT, ST_RQ_NO_CLUSTER, ST_RQ_NO_HEALTHY, ST_RQ_NO_ROUTE, ST_RQ_OVERFLOW, ST_RQ_OVERLOAD, ST_RQ_PENDING_OVERFLOW, ST_RQ_TIMEOUT, ST_RQ_UPSTREAM_PROTOCOL,
-    ST_RQ_UPSTREAM_RESET, stat_inc)
+    ST_RQ_HEAD_TIMEOUT, ST_RQ_NO_CLUSTER, ST_RQ_NO_HEALTHY, ST_RQ_NO_ROUTE, ST_RQ_OVERFLOW, ST_RQ_OVERLOAD, ST_RQ_PENDING_OVERFLOW, ST_RQ_REWRITE,
+    ST_RQ_TIMEOUT, ST_RQ_UPSTREAM_PROTOCOL, ST_RQ_UPSTREAM_RESET, stat_inc)
 
 
 cdef struct Verdict:
@@ -75,6 +75,8 @@ cdef Verdict verdict_of(int code) noexcept nogil:
         return says(503, RF_NC, ST_RQ_NO_CLUSTER, b"cluster_not_found", b"no such cluster\n")
     if code == FM_ENOHEALTHY:
         return says(503, RF_UH, ST_RQ_NO_HEALTHY, b"no_healthy_upstream", b"no healthy upstream\n")
+    if code == FM_EREWRITE:
+        return says(500, RF_NR, ST_RQ_REWRITE, b"path_rewrite_failed", b"the route's rewrite makes no path of this one\n")
     if code == RE_CONNECT:
         return says(503, RF_UF, ST_RQ_UPSTREAM_RESET, b"upstream_reset_before_response_started{remote_connection_failure}",
                     b"upstream connect error: connection failed\n")
@@ -219,6 +221,12 @@ cdef int respond_direct(Exchange *ex, const RouteMatch *rm) noexcept nogil:
     ex.details = b"direct_response"
     stat_inc(ex.w.seg.stats, ST_RQ_DIRECT)
     return answer_send(ex, m, snap_str(&ex.w.snap, rm.action.body), b"text/plain", 10)
+
+
+cdef int respond_preflight(Exchange *ex) noexcept nogil:
+    cdef Msg *m = answer_begin(ex, 200)
+    ex.details = b"cors_response"
+    return answer_send(ex, m, slice_of(b"", 0), b"", 0)
 
 
 cdef int send_location(Exchange *ex, uint32_t status, const char *p, uint32_t n) noexcept nogil:

@@ -2,10 +2,10 @@
 from libc.stdint cimport uint32_t
 
 from fastmesh._core.base.err cimport FM_OK
-from fastmesh._core.shm.check cimport Check, fault, field_value_ok, name_ok, str_ok, token_ok, within
+from fastmesh._core.shm.check cimport Check, fault, field_value_ok, name_ok, regex_ok, str_ok, token_ok, within
 from fastmesh._core.shm.snapshot cimport (
-    ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, AF_RETRY_ANYWHERE, AF_RETRY_SAME, HOP_REMOVE, MILLION, RO_LAST, RW_FULL, SNAP_MAX_TOTAL,
-    SNAP_NONE, SnapAction, SnapDest, SnapHdrOp)
+    ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, AF_RETRY_ANYWHERE, AF_RETRY_SAME, CO_CREDENTIALS, CO_FORWARD, HOP_REMOVE, MILLION, OP_ANY, OP_EXACT, OP_PREFIX,
+    OP_REGEX, RO_LAST, RW_REGEX, SNAP_MAX_TOTAL, SNAP_NONE, SnapAction, SnapCors, SnapDest, SnapHdrOp, SnapMirror, SnapOrigin)
 
 
 cdef int check_forward(Check *c, const SnapAction *a, uint32_t index) noexcept nogil:
@@ -23,14 +23,33 @@ cdef int check_forward(Check *c, const SnapAction *a, uint32_t index) noexcept n
     return FM_OK
 
 
+cdef int check_cors(Check *c) noexcept nogil:
+    cdef const SnapCors *p = <const SnapCors *>(c.base + c.h.cors.off)
+    cdef const SnapOrigin *o = <const SnapOrigin *>(c.base + c.h.origins.off)
+    cdef uint32_t i
+    for i in range(c.h.cors.n):
+        if not within(c.h.origins, sizeof(SnapOrigin), p[i].origins) or p[i].flags & ~<uint32_t>(CO_CREDENTIALS | CO_FORWARD):
+            return fault(c, b"cors", i, b"origins out of bounds, or flag unknown")
+        if not field_value_ok(c, p[i].methods) or not field_value_ok(c, p[i].headers) or not field_value_ok(c, p[i].expose) \
+                or not field_value_ok(c, p[i].max_age):
+            return fault(c, b"cors", i, b"not a valid field value")
+    for i in range(c.h.origins.n):
+        if (o[i].op != OP_ANY and o[i].op != OP_EXACT and o[i].op != OP_PREFIX and o[i].op != OP_REGEX) or not regex_ok(c, o[i].op, o[i].regex):
+            return fault(c, b"origins", i, b"operator unknown, or no such pattern")
+        if not str_ok(c, o[i].value):
+            return fault(c, b"origins", i, b"string out of bounds")
+    return FM_OK
+
+
 cdef int check_actions(Check *c) noexcept nogil:
     cdef const SnapAction *a = <const SnapAction *>(c.base + c.h.actions.off)
     cdef const SnapDest *d = <const SnapDest *>(c.base + c.h.dests.off)
+    cdef const SnapMirror *m = <const SnapMirror *>(c.base + c.h.mirrors.off)
     cdef const SnapHdrOp *o = <const SnapHdrOp *>(c.base + c.h.hdrops.off)
     cdef uint32_t i
     cdef int rc
     for i in range(c.h.actions.n):
-        if a[i].kind > ACT_DIRECT or a[i].rewrite_op > RW_FULL or a[i].retry_on >= 2 * RO_LAST:
+        if a[i].kind > ACT_DIRECT or a[i].rewrite_op > RW_REGEX or a[i].retry_on >= 2 * RO_LAST:
             return fault(c, b"actions", i, b"kind, rewrite or retry condition unknown")
         if not within(c.h.dests, sizeof(SnapDest), a[i].dests):
             return fault(c, b"actions", i, b"destinations out of bounds")
@@ -49,7 +68,9 @@ cdef int check_actions(Check *c) noexcept nogil:
             return fault(c, b"actions", i, b"not a final status")
         if a[i].rewrite_regex != SNAP_NONE and a[i].rewrite_regex >= c.h.regexes.n:
             return fault(c, b"actions", i, b"no such pattern")
-        if a[i].mirrors.n or a[i].cors != SNAP_NONE or a[i].limits.n:
+        if (a[i].rewrite_op == RW_REGEX) != (a[i].rewrite_regex != SNAP_NONE):
+            return fault(c, b"actions", i, b"a pattern to rewrite by without use, or none")
+        if not within(c.h.mirrors, sizeof(SnapMirror), a[i].mirrors) or (a[i].cors != SNAP_NONE and a[i].cors >= c.h.cors.n) or a[i].limits.n:
             return fault(c, b"actions", i, b"no such mirror, CORS policy or rate limit")
         if a[i].redirect_port > 65535:
             return fault(c, b"actions", i, b"port out of range")
@@ -61,6 +82,12 @@ cdef int check_actions(Check *c) noexcept nogil:
             rc = check_forward(c, &a[i], i)
             if rc != FM_OK:
                 return rc
+    rc = check_cors(c)
+    if rc != FM_OK:
+        return rc
+    for i in range(c.h.mirrors.n):
+        if (m[i].cluster != SNAP_NONE and m[i].cluster >= c.h.clusters.n) or m[i].ppm > MILLION:
+            return fault(c, b"mirrors", i, b"no such cluster, or more than all requests")
     for i in range(c.h.dests.n):
         if d[i].cluster != SNAP_NONE and d[i].cluster >= c.h.clusters.n:
             return fault(c, b"dests", i, b"no such cluster")

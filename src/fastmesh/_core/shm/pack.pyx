@@ -8,14 +8,14 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
-from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_new
+from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_new, regex_rewrite_ok
 from fastmesh._core.shm.hashtab cimport hashtab_make
 from fastmesh._core.shm.sections cimport (
-    V_ACTIONS, V_BLOB, V_CLUSTERS, V_CONDS, V_DESTS, V_ENDPOINTS, V_HDROPS, V_HOSTS, V_LISTENERS, V_ROUTES, V_TABLES, V_TLS, V_U32S, V_VHOSTS,
-    Sections)
+    V_ACTIONS, V_BLOB, V_CLUSTERS, V_CONDS, V_CORS, V_DESTS, V_ENDPOINTS, V_HDROPS, V_HOSTS, V_LISTENERS, V_MIRRORS, V_ORIGINS, V_ROUTES,
+    V_TABLES, V_TLS, V_U32S, V_VHOSTS, Sections)
 from fastmesh._core.shm.snapshot cimport (
-    CL_EQUAL, CL_KEEPALIVE, SNAP_MAX_PATTERN, SNAP_NONE, SnapAction, SnapCluster, SnapCond, SnapDest, SnapEndpoint, SnapHdrOp, SnapHost,
-    SnapListener, SnapOutlier, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64, host_hash)
+    CL_EQUAL, CL_KEEPALIVE, SNAP_MAX_PATTERN, SNAP_NONE, SnapAction, SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp,
+    SnapHost, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64, host_hash)
 from fastmesh._core.shm.stride cimport rr_stride
 
 NONE = <uint32_t>SNAP_NONE         # no index
@@ -33,6 +33,18 @@ def regex_check(pattern: bytes) -> str | None:
         return why.decode("utf-8", "replace")
     regex_free(re)
     return None
+
+
+def rewrite_check(pattern: bytes, rewrite: bytes) -> str | None:
+    """None if RE2 can use the rewrite for matches of the pattern (which regex_check takes), else why not."""
+    cdef char why[RE_WHY]
+    cdef void *re = regex_new(pattern, <uint32_t>len(pattern), why)
+    cdef bint good
+    if re == NULL:
+        return why.decode("utf-8", "replace")
+    good = regex_rewrite_ok(re, rewrite, <uint32_t>len(rewrite), why)
+    regex_free(re)
+    return None if good else why.decode("utf-8", "replace")
 
 
 def fnv1a(data: bytes) -> int:
@@ -246,6 +258,43 @@ cdef class Packer(Sections):
         a.abort_ppm = abort_ppm
         a.abort_status = abort_status
         a.abort_grpc = abort_grpc
+
+    def action_rewrite_regex(self, index: int, regex: int) -> None:
+        """The pattern whose matches in the path of an action that was added become rewrite_path (its rewrite_op is RW_REGEX)."""
+        self.action_at(index).rewrite_regex = regex
+
+    def action_mirrors(self, index: int, mirrors: list[tuple[int, int]]) -> None:
+        """Where copies of the requests of an action that was added go: (cluster, parts per million)."""
+        cdef SnapMirror *m
+        cdef uint32_t first = self.count(V_MIRRORS, sizeof(SnapMirror))
+        for cluster, ppm in mirrors:
+            m = <SnapMirror *>self.grow(V_MIRRORS, sizeof(SnapMirror))
+            m.cluster = cluster
+            m.ppm = ppm
+        self.action_at(index).mirrors = self.run((first, len(mirrors)), sizeof(SnapMirror))
+
+    def action_cors(self, index: int, *, origins: list[tuple[int, int, str]], flags: int, methods: str, headers: str, expose: str,
+                    max_age: str) -> None:
+        """The CORS policy of an action that was added; origins: (operator, regex, value)."""
+        cdef SnapCors c
+        cdef SnapOrigin o
+        cdef SnapStr value
+        memset(&c, 0, sizeof(c))
+        c.origins.off = self.count(V_ORIGINS, sizeof(SnapOrigin)) * sizeof(SnapOrigin)
+        c.origins.n = len(origins)
+        for op, regex, text in origins:
+            memset(&o, 0, sizeof(o))
+            o.op = op
+            o.regex = regex
+            o.value = self.text(text)
+            (<SnapOrigin *>self.grow(V_ORIGINS, sizeof(SnapOrigin)))[0] = o
+        c.methods = self.text(methods)
+        c.headers = self.text(headers)
+        c.expose = self.text(expose)
+        c.max_age = self.text(max_age)
+        c.flags = flags
+        (<SnapCors *>self.grow(V_CORS, sizeof(SnapCors)))[0] = c
+        self.action_at(index).cors = self.count(V_CORS, sizeof(SnapCors)) - 1
 
     def cond(self, *, on: int, op: int, flags: int, hid: int, name: str, value: str, number: int, regex: int = NONE) -> int:
         cdef SnapCond c

@@ -66,6 +66,13 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_OD_OVERFLOW               # an ejection that max_percent did not allow
     ST_OD_PROBE_OK               # the one request after an ejection: the endpoint is back
     ST_OD_PROBE_FAIL             # ... or ejected again
+    ST_RQ_REWRITE                # what uriRegexRewrite makes of the path is no path: 500
+    ST_CORS_VALID                # requests of an origin that the route's corsPolicy allows
+    ST_CORS_INVALID              # ... that it does not allow
+    ST_CORS_PREFLIGHT            # preflights answered here
+    ST_MIRROR                    # copies of requests that were sent
+    ST_MIRROR_SKIPPED            # ... that were not: no cluster, its limit, memory, a body above the replay buffer or with trailers
+    ST_MIRROR_FAILED             # ... that got no answer
     ST_N                         # must be last
 
 cdef enum:
