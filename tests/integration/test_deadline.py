@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -143,3 +144,62 @@ def test_a_chain_of_four_hops_starts_nothing_after_the_deadline() -> None:
     assert all(left is not None and 0 < left <= 500 for each in budgets for left in each)
     # Along the chain it only becomes less.
     assert budgets[0][0] >= budgets[1][0] >= budgets[2][0] >= budgets[3][0]  # type: ignore[operator]
+
+
+DEADLINE = "x-fastmesh-deadline"
+
+
+def of_kind(kind: str, *ports: int, **route: Any) -> dict[str, Any]:
+    config = simple_config(*ports, **route)
+    config["listeners"][0]["kind"] = kind
+    return config
+
+
+def absolute(head: bytes) -> int | None:
+    for line in head.decode().split("\r\n"):
+        name, _, value = line.partition(":")
+        if name.lower() == DEADLINE:
+            return int(value)
+    return None
+
+
+def test_an_application_is_told_when_its_time_ends_and_its_own_sidecar_believes_it() -> None:
+    """The application has spent most of its time when it calls; the span that it passes on does not say so."""
+    leaf = Upstream()
+    with serving(leaf, config=of_kind("outbound", leaf.port)) as out:
+        statuses: list[int] = []
+
+        def application(peer: Peer) -> None:
+            head = app.request(peer)
+            ends, span = absolute(head), told(head)
+            assert ends is not None and span is not None
+            assert abs(time.time() * 1000 + span - ends) < 1000  # the same moment, said in two ways
+            lines = f"{NAME}: {span}\r\n{DEADLINE}: {ends}\r\n"
+            statuses.append(out.get(more=lines)[0])
+            threading.Event().wait(max(0.0, ends / 1000 - time.time()) + 0.01)
+            statuses.append(out.get(more=lines)[0])
+            peer.send(OK)
+
+        app = Upstream(application)
+        with serving(app, config=of_kind("inbound", app.port)) as inbound:
+            assert inbound.get(more=f"{NAME}: 400\r\n")[0] == 504
+            wait_for(lambda: len(statuses) == 2)
+            assert statuses == [200, 504] and len(leaf.heads) == 1
+            assert absolute(leaf.heads[0]) is None  # another host's clock is not to be compared with
+            assert 0 < (told(leaf.heads[0]) or 0) <= 400
+
+
+@pytest.mark.parametrize("kind", ["inbound", "gateway"])
+def test_another_hosts_clock_is_not_believed(kind: str) -> None:
+    up = Upstream()
+    with serving(up, config=of_kind(kind, up.port)) as proxy:
+        assert proxy.get(more=f"{DEADLINE}: 1\r\n")[0] == 200
+        assert absolute(up.heads[0]) is None
+
+
+@pytest.mark.parametrize("value", ["", "x", "-1", "99999999999999", "1.5"])
+def test_an_end_that_is_no_time_says_nothing(value: str) -> None:
+    up = Upstream()
+    with serving(up, config=of_kind("outbound", up.port)) as proxy:
+        assert proxy.get(more=f"{DEADLINE}: {value}\r\n")[0] == 200
+        assert proxy.get(more=f"{DEADLINE}: 1000\r\n")[0] == 504

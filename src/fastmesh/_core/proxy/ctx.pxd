@@ -256,6 +256,7 @@ cdef struct Exchange:
     char accept[28]              # Sec-WebSocket-Accept of an upgrade that goes on as an extended CONNECT
     char timeout_text[12]        # the grpc-timeout that this attempt is sent with
     char budget_text[24]         # ... and its x-envoy-expected-rq-timeout-ms
+    char deadline_text[16]       # ... and its x-fastmesh-deadline
     char attempt_text[4]         # ... and its x-envoy-attempt-count
     Addr peer_addr               # the downstream peer
     Addr upstream_addr           # of the endpoint in use, or the last one

@@ -1,5 +1,9 @@
 """The time that a request has (L3): the least of what its route, its caller and a gRPC client allow. What is left of it goes on with each attempt,
 so that no hop works on for a caller that has gone (x-envoy-expected-rq-timeout-ms, here also believed; grpc-timeout is proxy/call's).
+
+A span says nothing of the time that an application has spent before it makes its own call. So the sidecar at an application's door adds the
+absolute end (x-fastmesh-deadline, ms since 1970), which the application passes on as it is, with its trace fields; the same host's sidecar
+believes it, and no other: clocks of hosts differ.
 """
 from fastmesh._core.proto.msg cimport Msg
 from fastmesh._core.proxy.ctx cimport Exchange
