@@ -164,7 +164,7 @@ def absolute(head: bytes) -> int | None:
 
 
 def test_an_application_is_told_when_its_time_ends_and_its_own_sidecar_believes_it() -> None:
-    """The application has spent most of its time when it calls; the span that it passes on does not say so."""
+    """It has spent most of its time when it calls; the span that it passes on does not say so."""
     leaf = Upstream()
     with serving(leaf, config=of_kind("outbound", leaf.port)) as out:
         statuses: list[int] = []
