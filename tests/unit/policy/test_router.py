@@ -461,6 +461,20 @@ def vhost_of(domains: dict[str, int], host: str) -> int | None:
     st.lists(st.tuples(requests, st.booleans()), min_size=1, max_size=12),
 )
 def test_against_plain_python(table, sent):
+    compare(table, sent)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(routes, min_size=13, max_size=40),
+    st.lists(st.tuples(requests, st.booleans()), min_size=1, max_size=12),
+)
+def test_many_routes_against_plain_python(many, sent):
+    """Above 12 routes they are found by an index of paths."""
+    compare([("*", many)], sent)
+
+
+def compare(table, sent):
     owners: dict[str, int] = {}
     for domain, _routes in table:
         owners.setdefault(domain, len(owners))
@@ -484,3 +498,35 @@ def test_against_plain_python(table, sent):
         }
         found = r.match(Request(**raw), tls=tls)
         assert (found and found[1]) == want, request
+
+
+def test_more_lengths_of_prefixes_than_the_index_has():
+    made = [route(f"r{i}", path={"op": "prefix", "value": "/" + "x" * i + "/"}) for i in range(80)]
+    r = router(vhost(["*"], *made, route("last"), name="v"))
+    for i in range(80):
+        path = b"/" + b"x" * i + b"/y"
+        assert r.match(Request(host=b"a", path=path))[1] == f"r{i}"
+    assert r.match(Request(host=b"a", path=b"/" + b"x" * 100))[1] == "last"
+
+
+def test_the_first_of_all_that_match_counts_whatever_led_to_it():
+    made = [
+        route("any", conds=[{"on": "method", "op": "exact", "value": "PUT"}]),
+        route("exact", path={"op": "exact", "value": "/a/b"}),
+        route("prefix", path={"op": "prefix", "value": "/a"}),
+        route("regex", path={"op": "regex", "value": "/a/c.*"}),
+        route("longer", path={"op": "prefix", "value": "/a/"}),
+        route("folded", path={"op": "exact", "value": "/Q/R", "ignore_case": True}),
+        route("segments", path={"op": "path_prefix", "value": "/q/"}),
+        *[route(f"fill{i}", path={"op": "exact", "value": f"/fill/{i}"}) for i in range(10)],
+    ]
+    r = router(vhost(["*"], *made, name="v"))
+
+    def first(path: bytes, method: bytes = b"GET") -> str | None:
+        found = r.match(Request(host=b"a", path=path, method=method))
+        return found and found[1]
+
+    assert [first(p) for p in (b"/a/b", b"/a", b"/a/c1", b"/ab")] == ["exact", "prefix", "prefix", "prefix"]
+    assert first(b"/a/b", b"PUT") == "any"
+    assert [first(p) for p in (b"/q/r", b"/q", b"/q/x", b"/qx")] == ["folded", "segments", "segments", None]
+    assert first(b"/fill/7") == "fill7" and first(b"/fill/77") is None and first(b"") is None

@@ -1,7 +1,7 @@
 """Which route a request takes (L2). Owns the compiled patterns of the generation in use; reads snapshot and Msg, writes only RouteMatch.
 
-Cost: one hash per name (and port form) of the host, one bucket probe, then the routes of that virtual host in order. Nothing depends
-on how many hosts the table has. Allocates nothing per request. Must not know: connections, cells, time.
+Cost: one hash per name (and port form) of the host, one bucket probe, then the routes of that virtual host in order: where they are many,
+those that the path can be for (policy/paths). Nothing depends on how many hosts the table has. Allocates nothing per request. Must not know: connections, cells, time.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -10,6 +10,7 @@ from libc.string cimport memcmp, memcpy
 from fastmesh._core.base.err cimport FM_ENOROUTE, FM_ESNAP, FM_OK
 from fastmesh._core.base.regex cimport regex_free, regex_full, regex_new, regex_replace
 from fastmesh._core.base.view cimport Slice, ascii_lower
+from fastmesh._core.policy.paths cimport PathWalk, paths_begin, paths_next
 from fastmesh._core.policy.router cimport RouteMatch
 from fastmesh._core.proto.msg cimport HF_DROP, MF_ABSOLUTE, MF_HTTPS, MSG_MAX_HEAD, MSG_MAX_HEADERS, Hdr, Msg
 from fastmesh._core.shm.snapshot cimport (
@@ -332,11 +333,32 @@ cdef inline const SnapDest *weighted_dest(const Snap *s, const SnapAction *a, ui
     return d
 
 
+cdef inline bint takes(const Snap *s, const SnapRoute *r, const Msg *m, bint tls, uint32_t port, uint32_t *prefix_n) noexcept nogil:
+    return path_matches(s, r, m, prefix_n) and (r.conds.n == 0 or conds_match(s, r.conds, m, tls, port))
+
+
+cdef const SnapRoute *first_route(const Snap *s, const SnapVhost *v, const Msg *m, bint tls, uint32_t port, uint32_t *prefix_n) noexcept nogil:
+    cdef const SnapRoute *r = <const SnapRoute *>(s.base + v.routes.off)
+    cdef PathWalk walk
+    cdef uint32_t i
+    if v.paths.n == 0:
+        for i in range(v.routes.n):
+            if takes(s, r + i, m, tls, port, prefix_n):
+                return r + i
+        return NULL
+    paths_begin(&walk, s, v, m.path)
+    while True:
+        i = paths_next(&walk)
+        if i == SNAP_NONE:
+            return NULL
+        if takes(s, r + i, m, tls, port, prefix_n):
+            return r + i
+
+
 cdef int router_match(const Snap *s, uint32_t table, const Msg *m, bint tls, uint32_t port, uint32_t rnd, RouteMatch *out) noexcept nogil:
     cdef const SnapTable *t
     cdef const SnapVhost *v
     cdef const SnapRoute *r
-    cdef const SnapRoute *end
     cdef uint32_t vhost
     if table >= s.h.tables.n:
         return FM_ENOROUTE
@@ -345,14 +367,11 @@ cdef int router_match(const Snap *s, uint32_t table, const Msg *m, bint tls, uin
     if vhost == SNAP_NONE:
         return FM_ENOROUTE
     v = <const SnapVhost *>(s.base + s.h.vhosts.off) + vhost
-    r = <const SnapRoute *>(s.base + v.routes.off)
-    end = r + v.routes.n
-    while r < end:
-        if path_matches(s, r, m, &out.prefix_n) and (r.conds.n == 0 or conds_match(s, r.conds, m, tls, port)):
-            out.vhost = v
-            out.route = r
-            out.action = <const SnapAction *>(s.base + s.h.actions.off) + r.action
-            out.dest = weighted_dest(s, out.action, rnd) if out.action.kind == ACT_FORWARD else NULL
-            return FM_OK
-        r += 1
-    return FM_ENOROUTE
+    r = first_route(s, v, m, tls, port, &out.prefix_n)
+    if r == NULL:
+        return FM_ENOROUTE
+    out.vhost = v
+    out.route = r
+    out.action = <const SnapAction *>(s.base + s.h.actions.off) + r.action
+    out.dest = weighted_dest(s, out.action, rnd) if out.action.kind == ACT_FORWARD else NULL
+    return FM_OK

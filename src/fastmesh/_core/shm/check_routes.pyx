@@ -4,8 +4,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastmesh._core.base.err cimport FM_OK
 from fastmesh._core.shm.check cimport Check, fault, regex_ok, str_ok, within
 from fastmesh._core.shm.snapshot cimport (
-    CF_IGNORE_CASE, CF_NOT, ON_PORT, OP_ANY, OP_PATH_PREFIX, OP_PRESENT, SNAP_MAX_HOST, SNAP_MAX_LABELS, SNAP_NONE, SnapCond, SnapHeader,
-    SnapHost, SnapRoute, SnapTable, SnapVhost, host_hash)
+    CF_IGNORE_CASE, CF_NOT, ON_PORT, OP_ANY, OP_EXACT, OP_PATH_PREFIX, OP_PRESENT, SNAP_MAX_HOST, SNAP_MAX_LABELS, SNAP_MAX_LENGTHS, SNAP_NONE,
+    SnapArr, SnapCond, SnapHeader, SnapHost, SnapPath, SnapRoute, SnapTable, SnapVhost, host_hash, path_hash)
 
 
 cdef int check_table(Check *c, const SnapTable *t, uint32_t index) noexcept nogil:
@@ -38,6 +38,61 @@ cdef int check_table(Check *c, const SnapTable *t, uint32_t index) noexcept nogi
     return FM_OK
 
 
+cdef uint32_t listed(const Check *c, const SnapVhost *v, SnapArr a, uint64_t hash) noexcept nogil:
+    """How many routes a list has; SNAP_NONE: it is out of bounds or out of order, or one of its routes belongs elsewhere."""
+    cdef const uint32_t *list = <const uint32_t *>(c.base + a.off)
+    cdef const SnapRoute *r = <const SnapRoute *>(c.base + v.routes.off)
+    cdef uint32_t i
+    if not within(c.h.u32s, sizeof(uint32_t), a):
+        return SNAP_NONE
+    for i in range(a.n):
+        if list[i] >= v.routes.n or (i > 0 and list[i] <= list[i - 1]):
+            return SNAP_NONE
+        if hash and (not str_ok(c, r[list[i]].path)
+                     or hash != path_hash(c.base + r[list[i]].path.off, r[list[i]].path.n, r[list[i]].path_op != OP_EXACT)):
+            return SNAP_NONE
+    return a.n
+
+
+cdef int check_paths(Check *c, const SnapVhost *v, uint32_t index) noexcept nogil:
+    """Every route is in one list, and a look-up of its path finds that list."""
+    cdef const SnapPath *p = <const SnapPath *>(c.base + v.paths.off)
+    cdef const uint32_t *lengths = <const uint32_t *>(c.base + v.lengths.off)
+    cdef uint64_t sum = 0
+    cdef uint32_t empty = 0
+    cdef uint32_t i, k, n
+    if v.paths.n == 0:
+        return FM_OK if v.lengths.n == 0 and v.others.n == 0 else fault(c, b"vhosts", index, b"an index of paths without buckets")
+    if v.paths.n & (v.paths.n - 1) != 0 or not within(c.h.paths, sizeof(SnapPath), v.paths):
+        return fault(c, b"vhosts", index, b"buckets of paths out of bounds, or no power of two")
+    if v.lengths.n > SNAP_MAX_LENGTHS or not within(c.h.u32s, sizeof(uint32_t), v.lengths):
+        return fault(c, b"vhosts", index, b"lengths of prefixes out of bounds")
+    for i in range(1, v.lengths.n):
+        if lengths[i] <= lengths[i - 1]:
+            return fault(c, b"vhosts", index, b"lengths of prefixes out of order")
+    for i in range(v.paths.n):
+        if p[i].hash == 0:
+            empty += 1
+    if empty == 0:
+        return fault(c, b"vhosts", index, b"no empty bucket of paths")   # a look-up would not end
+    for i in range(v.paths.n):
+        if p[i].hash == 0:
+            continue
+        n = listed(c, v, p[i].routes, p[i].hash)
+        if n == SNAP_NONE:
+            return fault(c, b"vhosts", index, b"a list of routes that is none")
+        sum += n
+        k = <uint32_t>p[i].hash & (v.paths.n - 1)
+        while k != i and p[k].hash != 0 and p[k].hash != p[i].hash:
+            k = (k + 1) & (v.paths.n - 1)
+        if k != i:
+            return fault(c, b"vhosts", index, b"a bucket that no look-up finds")
+    n = listed(c, v, v.others, 0)
+    if n == SNAP_NONE:
+        return fault(c, b"vhosts", index, b"a list of routes that is none")
+    return FM_OK if sum + n == v.routes.n else fault(c, b"vhosts", index, b"a route that no path leads to")
+
+
 cdef int check_routes(Check *c) noexcept nogil:
     cdef const SnapTable *t = <const SnapTable *>(c.base + c.h.tables.off)
     cdef const SnapVhost *v = <const SnapVhost *>(c.base + c.h.vhosts.off)
@@ -52,6 +107,9 @@ cdef int check_routes(Check *c) noexcept nogil:
     for i in range(c.h.vhosts.n):
         if not str_ok(c, v[i].name) or not within(c.h.routes, sizeof(SnapRoute), v[i].routes):
             return fault(c, b"vhosts", i, b"routes out of bounds")
+        rc = check_paths(c, &v[i], i)
+        if rc != FM_OK:
+            return rc
     for i in range(c.h.routes.n):
         if r[i].path_op > OP_PATH_PREFIX or r[i].path_op == OP_PRESENT or r[i].flags & ~<uint32_t>CF_IGNORE_CASE:
             return fault(c, b"routes", i, b"path operator unknown")

@@ -5,7 +5,7 @@ from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS, SegHeader, WorkerSlot
 from fastmesh._core.shm.ring cimport LogRec, Ring
 from fastmesh._core.shm.snapshot cimport (
     SnapAction, SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp, SnapHeader, SnapHealth,
-    SnapHost, SnapLevel, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapRoute, SnapTable, SnapTls, SnapVhost)
+    SnapHost, SnapLevel, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapPath, SnapRoute, SnapTable, SnapTls, SnapVhost)
 from fastmesh._core.shm.stats cimport Hist, PeerTable, Series, SeriesKey, SeriesTable, StatsRow
 
 
@@ -33,7 +33,7 @@ cdef void layout_is_as_written() noexcept nogil:
     FM_STATIC_ASSERT(sizeof(SnapListener) == 64)
     FM_STATIC_ASSERT(sizeof(SnapTable) == 32)
     FM_STATIC_ASSERT(sizeof(SnapHost) == 24)
-    FM_STATIC_ASSERT(sizeof(SnapVhost) == 32)
+    FM_STATIC_ASSERT(sizeof(SnapVhost) == 40)
     FM_STATIC_ASSERT(sizeof(SnapCond) == 32)
     FM_STATIC_ASSERT(sizeof(SnapRoute) == 64)
     FM_STATIC_ASSERT(sizeof(SnapHdrOp) == 24)
@@ -47,5 +47,6 @@ cdef void layout_is_as_written() noexcept nogil:
     FM_STATIC_ASSERT(sizeof(SnapMirror) == 8)
     FM_STATIC_ASSERT(sizeof(SnapOrigin) == 16)
     FM_STATIC_ASSERT(sizeof(SnapCors) == 64)
+    FM_STATIC_ASSERT(sizeof(SnapPath) == 16)
     FM_STATIC_ASSERT(sizeof(SnapLimit) == 48)
     FM_STATIC_ASSERT(sizeof(SnapHealth) == 64)

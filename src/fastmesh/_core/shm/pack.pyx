@@ -11,14 +11,17 @@ from libc.string cimport memcpy, memset
 from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_new, regex_rewrite_ok
 from fastmesh._core.shm.hashtab cimport hashtab_make
 from fastmesh._core.shm.sections cimport (
-    V_ACTIONS, V_BLOB, V_CLUSTERS, V_CONDS, V_CORS, V_DESTS, V_ENDPOINTS, V_HDROPS, V_HOSTS, V_LISTENERS, V_MIRRORS, V_ORIGINS, V_ROUTES,
+    V_ACTIONS, V_BLOB, V_CLUSTERS, V_CONDS, V_CORS, V_DESTS, V_ENDPOINTS, V_HDROPS, V_HOSTS, V_LISTENERS, V_MIRRORS, V_ORIGINS, V_PATHS, V_ROUTES,
     V_TABLES, V_TLS, V_U32S, V_VHOSTS, Sections)
 from fastmesh._core.shm.snapshot cimport (
-    CL_EQUAL, CL_KEEPALIVE, SNAP_MAX_PATTERN, SNAP_NONE, SnapAction, SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp,
-    SnapHost, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64, host_hash)
+    CL_EQUAL, CL_KEEPALIVE, OP_EXACT, OP_PATH_PREFIX, OP_PREFIX, SNAP_MAX_LENGTHS, SNAP_MAX_PATTERN, SNAP_NONE, SnapAction, SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp,
+    SnapHost, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapPath, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64, host_hash, path_hash)
 from fastmesh._core.shm.stride cimport rr_stride
 
 NONE = <uint32_t>SNAP_NONE         # no index
+
+cdef enum:
+    LINEAR = 12                    # routes of a virtual host that are looked at one after the other: no index is as fast
 
 
 def regex_check(pattern: bytes) -> str | None:
@@ -323,11 +326,55 @@ cdef class Packer(Sections):
         (<SnapRoute *>self.grow(V_ROUTES, sizeof(SnapRoute)))[0] = r
         return self.count(V_ROUTES, sizeof(SnapRoute)) - 1
 
+    cdef uint64_t route_hash(self, const SnapRoute *r):
+        """0: no hash leads to it."""
+        cdef const char *path = self.v[V_BLOB].p + r.path.off
+        if r.path.n == 0 or (r.path_op != OP_EXACT and r.path_op != OP_PREFIX and r.path_op != OP_PATH_PREFIX):
+            return 0
+        return path_hash(path, r.path.n, r.path_op != OP_EXACT)
+
+    cdef index_paths(self, SnapVhost *h):
+        """Where routes are many: which of them a path can be for, by the path and by each of its prefixes."""
+        cdef const SnapRoute *r = <const SnapRoute *>(self.v[V_ROUTES].p + h.routes.off)
+        cdef SnapPath *bucket
+        cdef uint64_t hash
+        cdef uint32_t i, mask
+        lengths = {}
+        for i in range(h.routes.n):
+            if r[i].path_op != OP_EXACT and self.route_hash(&r[i]):
+                lengths[r[i].path.n] = lengths.get(r[i].path.n, 0) + 1
+        kept = set(sorted(lengths, key=lengths.get, reverse=True)[:SNAP_MAX_LENGTHS])
+        found = {}
+        others = []
+        for i in range(h.routes.n):
+            hash = self.route_hash(&r[i])
+            if hash == 0 or (r[i].path_op != OP_EXACT and r[i].path.n not in kept):
+                others.append(i)
+            else:
+                found.setdefault(hash, []).append(i)
+        h.lengths = self.u32_list(sorted(kept))
+        h.others = self.u32_list(others)
+        h.paths.n = 2
+        while h.paths.n < 2 * len(found):
+            h.paths.n *= 2
+        h.paths.off = <uint32_t>self.v[V_PATHS].n
+        bucket = <SnapPath *>self.grow(V_PATHS, h.paths.n * sizeof(SnapPath))
+        mask = h.paths.n - 1
+        for key, value in found.items():
+            hash = key
+            i = <uint32_t>hash & mask
+            while bucket[i].hash != 0:
+                i = (i + 1) & mask
+            bucket[i].hash = hash
+            bucket[i].routes = self.u32_list(value)
+
     def vhost(self, name: str, routes: tuple) -> int:
         cdef SnapVhost h
         memset(&h, 0, sizeof(h))
         h.name = self.text(name)
         h.routes = self.run(routes, sizeof(SnapRoute))
+        if h.routes.n > LINEAR:
+            self.index_paths(&h)
         (<SnapVhost *>self.grow(V_VHOSTS, sizeof(SnapVhost)))[0] = h
         return self.count(V_VHOSTS, sizeof(SnapVhost)) - 1
 

@@ -27,6 +27,7 @@ cdef enum:  # sections, in file order
     V_ORIGINS
     V_LIMITS
     V_LEVELS
+    V_PATHS
     V_BLOB
     V_N
 

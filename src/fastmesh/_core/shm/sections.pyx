@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 from fastmesh._core.shm.layout cimport SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
     SNAP_MAGIC, SNAP_MAX_REGEXES, SNAP_VERSION, SnapAction, SnapArr, SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp,
-    SnapHeader, SnapHost, SnapLevel, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64)
+    SnapHeader, SnapHost, SnapLevel, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapPath, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64)
 
 cdef enum:
     # Bytes behind the last string. memcmp and friends load whole vectors under a mask: where such a load reaches into a page that is not
@@ -138,6 +138,7 @@ cdef class Sections:
         cdef SnapEndpoint *e = <SnapEndpoint *>self.v[V_ENDPOINTS].p
         cdef SnapTls *s = <SnapTls *>self.v[V_TLS].p
         cdef SnapStr *z = <SnapStr *>self.v[V_STRS].p
+        cdef SnapPath *q = <SnapPath *>self.v[V_PATHS].p
         cdef SnapCors *p = <SnapCors *>self.v[V_CORS].p
         cdef SnapOrigin *g = <SnapOrigin *>self.v[V_ORIGINS].p
         cdef SnapLimit *n = <SnapLimit *>self.v[V_LIMITS].p
@@ -152,6 +153,9 @@ cdef class Sections:
         for i in range(self.count(V_VHOSTS, sizeof(SnapVhost))):
             move(&h[i].name, blob)
             move_arr(&h[i].routes, base[V_ROUTES])
+            move_arr(&h[i].paths, base[V_PATHS])
+            move_arr(&h[i].lengths, base[V_U32S])
+            move_arr(&h[i].others, base[V_U32S])
         for i in range(self.count(V_ROUTES, sizeof(SnapRoute))):
             move(&r[i].path, blob)
             move(&r[i].name, blob)
@@ -203,6 +207,8 @@ cdef class Sections:
             move(&s[i].alpn, blob)
             move(&s[i].trust_domain, blob)
             move_arr(&s[i].hosts, base[V_STRS])
+        for i in range(self.count(V_PATHS, sizeof(SnapPath))):
+            move_arr(&q[i].routes, base[V_U32S])
         for i in range(self.count(V_CORS, sizeof(SnapCors))):
             move_arr(&p[i].origins, base[V_ORIGINS])
             move(&p[i].methods, blob)
@@ -261,6 +267,7 @@ cdef class Sections:
         h.origins = self.section(V_ORIGINS, base, sizeof(SnapOrigin))
         h.limits = self.section(V_LIMITS, base, sizeof(SnapLimit))
         h.levels = self.section(V_LEVELS, base, sizeof(SnapLevel))
+        h.paths = self.section(V_PATHS, base, sizeof(SnapPath))
         made = bytearray(at)
         out = made
         for i in range(V_N):

@@ -17,6 +17,7 @@ cdef enum:
     SNAP_MAX_HOST = 253          # bytes of a host name (RFC 1035), port not included
     SNAP_MAX_WEIGHT = 1000000    # of one endpoint or destination
     MILLION = 1000000            # what parts per million are of
+    SNAP_MAX_LENGTHS = 30        # lengths of prefixes that a virtual host is looked up by
     SNAP_MAX_TOTAL = 16777216    # cumulative weight of a cluster or route: products with it stay within 64 bits
 
 cdef struct SnapStr:
@@ -66,10 +67,16 @@ cdef struct SnapHost:            # 24 bytes: a bucket; host lower-cased; "*.suff
     uint32_t vhost
     uint32_t wildcard
 
-cdef struct SnapVhost:           # 32 bytes
+cdef struct SnapVhost:           # 40 bytes
     SnapStr name
     SnapArr routes               # SnapRoute, first match wins
-    uint8_t reserved[16]
+    SnapArr paths                # SnapPath: buckets, a power of two; none: the routes are few, and looked at in order
+    SnapArr lengths              # uint32: of prefixes, each once, ascending
+    SnapArr others               # uint32: routes that no hash leads to (any path, regexes), ascending; as all lists of routes
+
+cdef struct SnapPath:            # 16 bytes: a bucket: the routes of one path, or of one prefix
+    uint64_t hash                # path_hash; 0 = empty
+    SnapArr routes               # uint32: indexes within the virtual host's routes, ascending
 
 cdef enum:  # path kinds and condition operators
     OP_ANY = 0                   # always
@@ -414,9 +421,10 @@ cdef struct SnapHeader:          # 256 bytes, at the base
     SnapArr origins              # SnapOrigin
     SnapArr limits               # SnapLimit
     SnapArr levels               # SnapLevel
+    SnapArr paths                # SnapPath
     SnapStr node_id              # e.g. "reviews-v2-1.default"
     SnapStr service_cluster
-    uint8_t reserved[56]
+    uint8_t reserved[48]
 
 cdef struct Snap:
     # a worker's view: borrowed, valid within one reactor turn
@@ -449,6 +457,28 @@ cdef inline uint64_t host_hash_end(uint64_t h) noexcept nogil:
     # the low bits choose the bucket: fold the better mixed high ones in
     h ^= h >> 29
     return h if h != 0 else 1
+
+cdef enum:
+    PATH_HASH = 0x1b873593       # what a path's hash begins with
+
+cdef inline uint64_t path_hash_step(uint64_t h, uint8_t c) noexcept nogil:
+    """Paths are hashed from their first byte on, in lower case, so that one pass yields the hash of each prefix too."""
+    return (h ^ (c | 32 if 65 <= c <= 90 else c)) * <uint64_t>0x100000001b3
+
+cdef inline uint64_t path_hash_end(uint64_t h, bint prefix) noexcept nogil:
+    """Never 0 (an empty bucket)."""
+    if prefix:
+        h = ~h
+    h ^= h >> 29
+    return h if h != 0 else 1
+
+cdef inline uint64_t path_hash(const char *p, uint32_t n, bint prefix) noexcept nogil:
+    """The hash of SnapPath: of a path, or of a prefix of paths."""
+    cdef uint64_t h = PATH_HASH
+    cdef uint32_t i
+    for i in range(n):
+        h = path_hash_step(h, <uint8_t>p[i])
+    return path_hash_end(h, prefix)
 
 cdef int snap_check(const char *base, uint64_t n) noexcept nogil
 """FM_OK when every offset, count, index and enum lies within bounds and the checksum holds; else FM_ESNAP. Reads only base[0:n].

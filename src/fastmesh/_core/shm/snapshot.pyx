@@ -62,6 +62,8 @@ cdef int check_sections(Check *c) noexcept nogil:
         return fault(c, b"origins", 0, b"section out of bounds")
     if not section_ok(c, h.limits, sizeof(SnapLimit), 8):
         return fault(c, b"limits", 0, b"section out of bounds")
+    if not section_ok(c, h.paths, sizeof(SnapPath), 8):
+        return fault(c, b"paths", 0, b"section out of bounds")
     if not section_ok(c, h.levels, sizeof(SnapLevel), 8):
         return fault(c, b"levels", 0, b"section out of bounds")
     if h.regexes.n > SNAP_MAX_REGEXES:
