@@ -58,6 +58,7 @@ cdef struct ListenerState:
 
 cdef struct UpPool:              # one endpoint's connections
     H1c *idle                    # HTTP/1: idle ones, newest first
+    H1c *oldest                  # the last of them
     H2c *shared                  # HTTP/2, or being dialled and not decided yet: all that take requests
     uint64_t tag                 # SnapEndpoint.tag
     uint64_t h1_policy           # tls_policy under which it chose HTTP/1.1 although HTTP/2 was offered; 0: not seen
@@ -66,12 +67,12 @@ cdef struct UpPool:              # one endpoint's connections
     uint32_t most_streams        # what its last SETTINGS allowed on a connection; 0: not seen
     uint32_t unlisted            # scratch of upstream_sweep
     uint32_t keep_ms             # the shortest time after which this endpoint closed an idle connection; 0: not seen
-    uint32_t avoided             # idle connections that were left alone because of it
+    uint32_t kept_ms             # the longest time after which one was seen to be open still, since then
+    uint32_t avoided             # HTTP/2: idle connections that were left alone because of keep_ms
     Exchange *waiting            # for a connection that may not be opened (maxConnections), oldest first
     Exchange *waiting_last
     UpPool *next_serve           # Worker.serve: one of its connections is gone, and somebody waits
     uint32_t serving             # it is in that list
-    uint32_t reserved
 
 cdef struct Worker:
     Reactor r

@@ -23,7 +23,8 @@ from fastmesh._core.shm.stats cimport (
 cdef enum:
     SANS_MOST = 64               # identities that one destination may run as
     KEEP_MARGIN_MS = 5
-    KEEP_DOUBT = 64              # connections left alone before a timeout that was learnt is doubted: it is learnt again at once if true
+    KEEP_TRUST_MS = 500          # idle so long, a connection is there still at any usual server (gunicorn: 2 s, uvicorn: 5 s)
+    KEEP_DOUBT = 64              # connections of HTTP/2 left alone before a timeout that was learnt is doubted: if true, it is learnt again
 
 
 cdef void pool_push(UpPool *p, H1c *u) noexcept nogil:
@@ -31,6 +32,8 @@ cdef void pool_push(UpPool *p, H1c *u) noexcept nogil:
     u.next = p.idle
     if p.idle != NULL:
         p.idle.prev = u
+    else:
+        p.oldest = u
     p.idle = u
     p.nidle += 1
 
@@ -42,6 +45,8 @@ cdef void pool_take(UpPool *p, H1c *u) noexcept nogil:
         p.idle = u.next
     if u.next != NULL:
         u.next.prev = u.prev
+    else:
+        p.oldest = u.prev
     u.next = NULL
     u.prev = NULL
     p.nidle -= 1
@@ -238,18 +243,37 @@ cdef int acquire_h2(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, 
     return dial_h2(ex, c, ep, p, only_h2) if rc == FM_OK else rc
 
 
-cdef uint32_t keep_margin(const UpPool *p) noexcept nogil:
-    # how long before its timeout an idle connection is left alone: clocks differ, and a request takes its time to get there
-    return p.keep_ms >> 3 if p.keep_ms > 8 * KEEP_MARGIN_MS else KEEP_MARGIN_MS
-
-
 cdef bint about_to_close(UpPool *p, const Exchange *ex, uint32_t idle_for) noexcept nogil:
-    # the other side will close what has been idle so long, and this request could not be repeated
-    if p.keep_ms == 0 or ex.flags & XF_IDEMPOTENT or idle_for + keep_margin(p) < p.keep_ms:
+    # The other side will close what has been idle so long, and this request could not be repeated. It is left a wide berth: servers look
+    # at their timers when they have the time to, and to dial costs little beside the pause that there was.
+    if p.keep_ms == 0 or ex.flags & XF_IDEMPOTENT or idle_for <= p.keep_ms >> 1:
         return False
     p.avoided += 1
     if p.avoided >= KEEP_DOUBT:
         p.keep_ms = 0
+    return True
+
+
+cdef bint may_be_closing(UpPool *p, const H1c *newest, const Exchange *ex, uint32_t idle_for) noexcept nogil:
+    # The same for HTTP/1, which has no GOAWAY to say what was not looked at: what an endpoint has not shown or said to keep is not trusted.
+    cdef uint32_t sure = KEEP_TRUST_MS
+    if ex.flags & XF_IDEMPOTENT:
+        return False
+    if p.keep_ms:
+        sure = p.keep_ms >> 1
+    elif newest.told_ms:
+        return False             # ours ends first: upstream_release
+    elif p.kept_ms >> 1 > sure:
+        sure = p.kept_ms >> 1
+    if idle_for <= sure:
+        return False
+    if not p.oldest.conn.flags & (CF_HUP | CF_READABLE):
+        # it is left in the pool, as those before it: the one that has been there longest shows how long they last
+        idle_for = <uint32_t>(ex.w.r.now_ms - p.oldest.idle_since)
+        if p.keep_ms and idle_for > p.keep_ms + (p.keep_ms >> 1) + KEEP_MARGIN_MS:
+            p.keep_ms = 0        # once it closed one sooner, for another reason
+        if idle_for > p.kept_ms:
+            p.kept_ms = idle_for
     return True
 
 
@@ -258,12 +282,15 @@ cdef void upstream_idle_closed(Worker *w, uint32_t cell, uint64_t tag, uint64_t 
     cdef uint32_t idle_for = <uint32_t>(w.r.now_ms - idle_since) + 1
     if p.tag == tag and (p.keep_ms == 0 or idle_for < p.keep_ms):
         p.keep_ms = idle_for
+        p.kept_ms = 0
         p.avoided = 0
 
 
 cdef void upstream_idle_served(UpPool *p, uint32_t idle_for) noexcept nogil:
     if idle_for > p.keep_ms:
         p.keep_ms = 0
+    if idle_for > p.kept_ms:
+        p.kept_ms = idle_for
 
 
 cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, bint fresh) noexcept nogil:
@@ -273,6 +300,7 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
     cdef H1c *nxt
     cdef uint32_t idle_for
     cdef bint by_alpn = False
+    cdef bint spare = False
     cdef bint only_h2
     cdef int rc
     if p.tag != ep.tag:
@@ -280,6 +308,7 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
         p.tag = ep.tag
         p.count = 0
         p.keep_ms = 0
+        p.kept_ms = 0
         p.h1_policy = 0
         p.most_streams = 0
     memcpy(ex.upstream_addr.a, ep.addr, 16)
@@ -299,7 +328,8 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
         while u != NULL:
             nxt = u.next
             idle_for = <uint32_t>(w.r.now_ms - u.idle_since)
-            if about_to_close(p, ex, idle_for):
+            if may_be_closing(p, u, ex, idle_for):
+                spare = True
                 break            # the rest of the list is older
             if u.tls_policy != policy_of(c, ep) or u.conn.flags & (CF_HUP | CF_READABLE) or (u.old_ms and w.r.now_ms >= u.old_ms):
                 upstream_drop(u)  # another policy's, too old, or the end of it has been seen in this very turn
@@ -315,6 +345,8 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
             u = nxt
     if by_alpn:
         return acquire_h2(ex, c, ep, p, False)
+    if spare and p.idle != NULL and not breaker_connection(&w.seg, c):
+        upstream_drop(p.idle)    # nobody waits for connections while one stands idle: it makes room
     rc = may_dial(ex, c, p)
     return dial_h1(ex, c, ep, p) if rc == FM_OK else rc
 
