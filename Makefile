@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 # Arguments for the bench, e.g. make bench BENCH_ARGS="--quick"
 BENCH_ARGS ?=
 
-.PHONY: help build test lint demo bench asan fuzz clean distclean
+.PHONY: help build test soak lint demo bench asan fuzz clean distclean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,11 @@ test: ## build with the test shims and run the whole test suite
 	@tools/test-peers
 	@tools/build --shims
 	@$(PY) -m pytest -n 2 $(PYTEST_ARGS)
+
+soak: ## build with the test shims and run the tests that take minutes (tests/soak)
+	@tools/test-peers
+	@tools/build --shims
+	@$(PY) -m pytest -n 2 tests/soak $(PYTEST_ARGS)
 
 lint: ## ruff and mypy --strict
 	@tools/build

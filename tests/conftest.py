@@ -18,6 +18,9 @@ from helpers import Process
 # thread instead: the stacks are written, the test process exits, xdist reports the test and goes on.
 WATCHDOG_SECONDS = 600
 
+# They take minutes: they run when they are named (`make soak`).
+SOAK = Path(__file__).parent / "soak"
+
 # In continuous integration each run has the same examples; `make fuzz` is what goes looking for new ones.
 hypothesis.settings.register_profile(
     "fastmesh", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
@@ -25,6 +28,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("fastmesh")
 
 pytest_plugins = ["pytester"]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    named = any("tests/soak" in str(argument) for argument in config.invocation_params.args)
+    return True if collection_path == SOAK and not named else None
 
 
 @pytest.hookimpl(wrapper=True)
