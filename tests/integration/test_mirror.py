@@ -11,6 +11,7 @@ import pytest
 
 from fastmesh._core.shm.segment import W_DRAINING
 from helpers import free_port, wait_for
+from helpers.h2origin import Origin
 from helpers.h2raw import dial
 from helpers.worker import Peer, Upstream, WorkerProxy, serving, simple_config
 
@@ -70,6 +71,22 @@ def test_http2_is_copied_as_http2() -> None:
         wait_for(lambda: shadow.bodies)
         assert main.bodies == shadow.bodies == [b"hello"]
         client.close()
+
+
+def test_a_mirror_that_speaks_http2() -> None:
+    main, shadow = Upstream(), Origin()
+    config = simple_config(main.port, mirrors=[{"cluster": "shadow"}])
+    endpoint = {"address": "127.0.0.1", "port": shadow.port}
+    config["clusters"].append({"name": "shadow", "endpoints": [endpoint], "protocol": "h2"})
+    with serving(main, shadow, config=config) as proxy:  # type: ignore[arg-type]
+        for _ in range(3):
+            peer = proxy.dial()
+            peer.send(b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello")
+            assert peer.answer()[0] == 200
+        wait_for(lambda: len(shadow.requests) == 3)
+        proxy.wait_quiet()
+        assert {r[":path"] for r in shadow.requests} == {"/p"}
+        assert proxy.counter("mirror_failed") == 0
 
 
 def test_a_mirror_that_never_answers_is_waited_for_by_nobody() -> None:

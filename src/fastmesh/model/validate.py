@@ -187,7 +187,7 @@ class _Validator:
                         "a delegate's match is narrower",
                     )
         for vs in self.index.kind("VirtualService"):
-            if is_delegate(vs) and vs.key not in used:
+            if is_delegate(vs) and vs.key not in used and not self.incomplete:
                 self.add(
                     vs,
                     ("spec", "hosts"),
