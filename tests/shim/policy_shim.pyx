@@ -7,10 +7,11 @@ from fastmesh._core.base.sys cimport fm_clock_ns
 from fastmesh._core.policy.lb cimport LbView, lb_pick
 from fastmesh._core.policy.lb_ewma cimport ewma_cost, ewma_observe
 from fastmesh._core.policy.outlier cimport outlier_observe, outlier_release
+from fastmesh._core.policy.ratelimit cimport RATE_PROBES, RateState, ratelimit_give_back, ratelimit_key, ratelimit_take
 from fastmesh._core.policy.router cimport RouteMatch, router_load, router_match
 from fastmesh._core.proto.msg cimport HF_DROP, MF_ABSOLUTE, MF_HTTPS, MSG_MAX_HEADERS, Msg, hdr_id
-from fastmesh._core.shm.layout cimport EP_CELLS
-from fastmesh._core.shm.snapshot cimport Snap, SnapCluster, SnapEndpoint, SnapStr, fnv64, snap_cluster, snap_open
+from fastmesh._core.shm.layout cimport BUCKETS, EP_CELLS
+from fastmesh._core.shm.snapshot cimport Snap, SnapCluster, SnapEndpoint, SnapLimit, SnapStr, fnv64, snap_cluster, snap_open
 from shim.shm_shim cimport Frozen, WorkerView
 
 
@@ -186,6 +187,50 @@ cdef class Balancer:
             e = lb_pick(&self.s, &k[i], &self.view, &self.rng, 0xffffffff)
             found.append(None if e == NULL else (s_bytes(&self.s, e.text), e.port))
         return found
+
+
+PROBES = RATE_PROBES
+
+
+cdef class Limiter:
+    """ratelimit_* of one limit, with the buckets of a Segment, as one of its workers."""
+    cdef WorkerView worker
+    cdef SnapLimit l
+
+    def __cinit__(self, WorkerView worker, *, most, fill, fill_ms, id=1):
+        self.worker = worker
+        memset(&self.l, 0, sizeof(self.l))
+        self.l.id = id
+        self.l.most, self.l.fill, self.l.fill_ms = most, fill, fill_ms
+
+    def key(self, uint64_t caller=0):
+        return ratelimit_key(&self.l, caller)
+
+    def take(self, uint64_t now, uint64_t caller=0):
+        """(whether there was a token, tokens left, ns until full, ns until there is one)."""
+        cdef RateState s
+        passed = ratelimit_take(&self.worker.m, &self.l, ratelimit_key(&self.l, caller), now, &s)
+        return passed, s.left, s.full_ns, s.wait_ns
+
+    def give_back(self, uint64_t caller=0):
+        ratelimit_give_back(&self.worker.m, &self.l, ratelimit_key(&self.l, caller))
+
+    def hammer(self, uint64_t now, int times, uint64_t caller=0):
+        """How many of so many takes pass, without the GIL: for threads."""
+        cdef RateState s
+        cdef int n = 0
+        cdef uint64_t key = ratelimit_key(&self.l, caller)
+        with nogil:
+            for i in range(times):
+                n += ratelimit_take(&self.worker.m, &self.l, key, now, &s)
+        return n
+
+    def spoil(self, uint64_t key, uint64_t full_ns):
+        """The place of this key says so."""
+        cdef uint64_t at = key & (BUCKETS - RATE_PROBES)
+        for i in range(RATE_PROBES):
+            if self.worker.m.buckets[at + i].key == key:
+                self.worker.m.buckets[at + i].full_ns = full_ns
 
 
 cdef bytes s_bytes(const Snap *s, SnapStr v):

@@ -6,6 +6,7 @@ from libc.string cimport memcpy, memset
 from fastmesh._core.base.sys cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, fm_load_acquire32, fm_store_release, fm_store_release32, mmap, munmap,
 )
+from fastmesh._core.shm.cells cimport Bucket
 from fastmesh._core.shm.layout cimport PEER_SLOTS, RING_BYTES, SERIES_SLOTS
 from fastmesh._core.shm.ring cimport LOG_STRS, RING_MAX_RECORD, LogRec, Ring, ring_empty, ring_get, ring_put
 from fastmesh._core.shm.segment cimport SegMap, Segment, segment_log, segment_map, snap_current
@@ -142,6 +143,7 @@ cdef class WorkerView:
                 raise MemoryError
             return
         self.m.hdr = seg.hdr
+        self.m.buckets = <Bucket *>(seg.base + seg.hdr.off_buckets)
         self.m.slot = seg.slot_at(slot)
         self.m.stats = seg.stats_at(slot)
         self.m.series = seg.series_at(slot)

@@ -89,6 +89,8 @@ COUNTERS = {
     "od_overflow": "Endpoints not ejected because maxEjectionPercent of the cluster are.",
     "od_probe_ok": "Ejected endpoints that one request found well again.",
     "od_probe_fail": "Ejected endpoints that one request found still failing.",
+    "rq_limited": "Requests refused by a rate limit (429, RL).",
+    "rl_evicted": "Token buckets that were given up, before they were full again, for other callers.",
     "rq_retry_given_up": "Retries not made because a hop further down the chain has used them up.",
     "rq_retry_overflow": "Retries that the retry budget or maxRetries did not allow.",
     "h2_cx": "HTTP/2 connections, of clients and to upstreams.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from fastmesh.compile.ratelimit import limits_of, rule_owners
 from fastmesh.model.schema import Resource
 from fastmesh.model.schema_fault import GRPC_STATUSES
 
@@ -49,7 +50,8 @@ def compile_routes(vs: Resource, gateway: str, port: int, resolve: Resolve) -> l
     """The routes of a VirtualService for one gateway ("namespace/name" or "mesh") and port, in order."""
     bound = bound_gateways(vs)
     out: list[ir.Route] = []
-    for http in vs.spec["http"]:
+    owners = rule_owners(vs)
+    for http, owner in zip(vs.spec["http"], owners, strict=True):
         matches = http.get("match") or [{}]
         taken = [
             m
@@ -60,6 +62,9 @@ def compile_routes(vs: Resource, gateway: str, port: int, resolve: Resolve) -> l
         if not taken:
             continue
         action = _action(http, vs.namespace, port, resolve)
+        limits = limits_of(http.get("localRateLimit", {}), owner)
+        if limits:
+            action["limits"] = limits
         for m in taken:
             out.append({**_match(m, http), **action})  # type: ignore[typeddict-item]
             source = _source(m)

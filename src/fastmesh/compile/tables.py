@@ -19,6 +19,7 @@ from fastmesh.compile.packing import (
     target_part,
     uint,
 )
+from fastmesh.compile.ratelimit import pack_limits
 
 # An agent imports this: it does not pay for typing and re (3 MB) to read a config.
 TYPE_CHECKING = False
@@ -332,7 +333,9 @@ class TablePacker:
                 )
                 match = route.get("path")
                 op = OPS.get(match["op"], 0) if match else 0
-                parts.append((route, conds, self.action(route, op, here), here))
+                action = self.action(route, op, here)
+                pack_limits(self.packer, action, route.get("limits", []), f"{here}.limits")
+                parts.append((route, conds, action, here))
             routes = run([self.route(*part) for part in parts])
             index = self.packer.vhost(vhost["name"], routes)
             for domain in vhost["domains"]:

@@ -123,6 +123,16 @@ class Source(TypedDict, total=False):
     namespace: str
 
 
+class Limit(TypedDict):
+    """A token bucket: `most` tokens at first and at most, `fill` more in `fill_ms`, little by little."""
+
+    owner: str  # what it belongs to: limits of the same owner that say the same are one
+    most: int
+    fill: int
+    fill_ms: int
+    per: Literal["route", "identity"]  # one for all, or one for each caller
+
+
 class Route(TypedDict, total=False):
     """Exactly one of dests, redirect, direct."""
 
@@ -139,6 +149,7 @@ class Route(TypedDict, total=False):
     mirrors: list[Mirror]
     cors: Cors
     source: Source
+    limits: list[Limit]  # each must have a token; those of callers first
     request_headers: HdrOps
     response_headers: HdrOps
 

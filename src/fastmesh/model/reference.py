@@ -60,6 +60,12 @@ of a file are told at once, with file and line. This page is generated from the 
   `httpCookie` with a `ttl` (`0s`: for the session) makes the cookie for who has none. An endpoint of average
   weight has half of `minimumRingSize` points or more, whatever the number of endpoints (fewer only where a
   ring would have more than 131072): who comes or goes moves its own keys only.
+- `localRateLimit` of an http rule is not Istio's: token buckets (Envoy's `token_bucket`), one for all
+  requests of the rule, one for each caller (`perIdentity`: the SPIFFE ID of its certificate, else its
+  address), or both; with every action. `maxTokens` may come at once, `tokensPerFill` (default: all) are
+  gained in each `fillInterval`, little by little. All workers of a proxy share the buckets; a new config
+  keeps those that it does not change (name the rule, so that it is known again when others are put before
+  it). No token: 429 with the flag RL.
 - `exportTo` takes `"*"` only. A port of a ServiceEntry without `protocol` speaks what its name begins with
   (`http2-web`, `grpc`); OPERATIONS.md says what follows from a protocol. TCP is refused.
 

@@ -25,6 +25,7 @@ from fastmesh.model.fields import (
 from fastmesh.model.problems import Reporter
 from fastmesh.model.schema_cors import CORS_POLICY
 from fastmesh.model.schema_fault import FAULT, PERCENT
+from fastmesh.model.schema_ratelimit import LOCAL_RATE_LIMIT
 
 PORT: Final = Int(1, 65535)
 MAX_WEIGHT: Final = 1_000_000
@@ -446,6 +447,7 @@ HTTP_ROUTE: Final = Message(
         "mirrorPercentage": PERCENT,
         "corsPolicy": CORS_POLICY,
         "headers": HEADERS,
+        "localRateLimit": LOCAL_RATE_LIMIT,
         "websocketUpgrade": gone("Istio has removed this field", "WebSocket needs no setting"),
         "appendHeaders": gone("Istio has removed this field", "use headers"),
         "appendRequestHeaders": gone("Istio has removed this field", "use headers.request.add"),

@@ -206,6 +206,12 @@ cdef struct Plan:                # what the route said, copied
     uint16_t nstatuses
     uint16_t statuses[16]        # RETRY_STATUSES
 
+cdef struct Limited:             # what the tightest of the route's rate limits said (proxy/limits); most 0: it has none
+    uint32_t most
+    uint32_t left                # tokens
+    uint32_t full_s              # seconds until all are there again
+    uint32_t wait_s              # ... until there is one; 0: the request has got one
+
 cdef struct Exchange:
     Worker *w
     Exchange *next_dead
@@ -239,6 +245,7 @@ cdef struct Exchange:
     uint32_t cluster_cell        # where it is counted (policy/breaker), SNAP_NONE
     uint64_t hash_key            # of consistent hashing (proxy/hashkey), with XF_HASHED
     const char *details          # RESPONSE_CODE_DETAILS, a literal
+    Limited limit
     Plan plan
     Timer timer                  # request timeout, or the back-off before a retry
     Timer try_timer              # per-try timeout

@@ -18,12 +18,15 @@ from fastmesh._core.proxy.exchange cimport exchange_answer, exchange_begin, exch
 from fastmesh._core.proxy.faults cimport faults_delay
 from fastmesh._core.proxy.forward cimport forward_keep_response_ops, forward_request
 from fastmesh._core.proxy.hashkey cimport hashkey_take
+from fastmesh._core.proxy.limits cimport limits_take
 from fastmesh._core.proxy.log cimport log_keep_refused, log_keep_request, log_keep_route
 from fastmesh._core.proxy.mirror cimport mirror_plan, mirror_send
 from fastmesh._core.proxy.plan cimport plan_take
 from fastmesh._core.proxy.replay cimport replay_keep_head
-from fastmesh._core.proxy.respond cimport RE_NO_CONFIG, RE_OVERFLOW, RE_TIMEOUT, respond_direct, respond_https, respond_preflight, respond_redirect
-from fastmesh._core.shm.snapshot cimport ACT_DIRECT, ACT_REDIRECT, LF_HTTPS_REDIRECT, SNAP_NONE, SnapCluster, SnapCors, snap_at, snap_str
+from fastmesh._core.proxy.respond cimport (
+    RE_LIMITED, RE_NO_CONFIG, RE_OVERFLOW, RE_TIMEOUT, respond_direct, respond_https, respond_preflight, respond_redirect)
+from fastmesh._core.shm.snapshot cimport (
+    ACT_DIRECT, ACT_REDIRECT, LF_HTTPS_REDIRECT, SNAP_NONE, SnapCluster, SnapCors, snap_at, snap_str)
 from fastmesh._core.shm.stats cimport SEC_NONE, ST_RQ_TOTAL, stat_inc
 
 
@@ -100,6 +103,9 @@ cdef void entry_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
         rc = forward_keep_response_ops(ex, &rm)
         if rc == FM_OK and rm.action.cors != SNAP_NONE:
             rc = cors_take(ex, m, cors_of(ex, &rm), &preflight)
+        if rc == FM_OK and rm.action.limits.n and not preflight and not limits_take(ex, rm.action):
+            exchange_answer(ex, RE_LIMITED)
+            return
         ex.flags |= XF_RESP_STARTED
         if rc == FM_OK and preflight:
             rc = respond_preflight(ex)
@@ -126,6 +132,11 @@ cdef void entry_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
                 ex.dops.abort(ex)
             exchange_finish(ex)
             return
+    if rc == FM_OK and rm.action.limits.n and not limits_take(ex, rm.action):
+        log_keep_request(ex, m)
+        log_keep_route(ex, snap_str(&w.snap, c.name), snap_str(&w.snap, rm.route.name))
+        exchange_answer(ex, RE_LIMITED)
+        return
     if rm.action.mirrors.n and not ex.flags & XF_UPGRADE:
         mirror_plan(ex, rm.action)
     if rc == FM_OK:

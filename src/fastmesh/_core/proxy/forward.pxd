@@ -16,7 +16,7 @@ cdef int forward_keep_field(Exchange *ex, Slice name, int hid, Slice value) noex
 cdef int forward_set_field(Exchange *ex, Slice name, int hid, Slice value) noexcept nogil
 """The same, instead of what the upstream says."""
 cdef int forward_response(Exchange *ex, Msg *m) noexcept nogil
-"""Edit the answer's head: kept operations, Date when it has none (RFC 9110 6.6.1)."""
+"""Edit the answer's head: x-ratelimit-* of ex.limit, kept operations, Date when it has none (RFC 9110 6.6.1)."""
 cdef int msg_add(Msg *m, const char *name, uint32_t name_n, const char *value, uint32_t value_n, int hid) noexcept nogil
 """One more field (borrowed); FM_EHEAD when there is no room."""
 cdef char *hbuf_take(Worker *w, uint32_t n) noexcept nogil

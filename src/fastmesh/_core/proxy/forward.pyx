@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 from fastmesh._core.base.buf cimport Block, block_data, block_free, block_new
 from fastmesh._core.base.err cimport FM_EHEAD, FM_ENOMEM, FM_EREWRITE, FM_OK
-from fastmesh._core.base.view cimport Slice, ascii_lower, slice_of
+from fastmesh._core.base.view cimport Slice, ascii_lower, slice_ieq, slice_of
 from fastmesh._core.net.sock cimport addr_text
 from fastmesh._core.policy.lb cimport rng_next
 from fastmesh._core.policy.router cimport RouteMatch, router_rewrite
@@ -16,6 +16,9 @@ from fastmesh._core.proxy.ctx cimport HBUF_BYTES, Exchange, Worker
 from fastmesh._core.shm.snapshot cimport (
     HOP_ADD, HOP_REMOVE, HOP_SET, RW_FULL, RW_PREFIX, RW_REGEX, Snap, SnapArr, SnapCluster, SnapEndpoint, SnapHdrOp, snap_at, snap_str)
 from fastmesh._core.shm.stats cimport DIR_GATEWAY, DIR_INBOUND, SEC_NONE
+
+cdef enum:
+    DIGITS = 10                  # of a 32-bit number
 
 
 cdef char *hbuf_take(Worker *w, uint32_t n) noexcept nogil:
@@ -325,10 +328,40 @@ cdef int keep_op(Exchange *ex, int op, Slice name, int hid, Slice value) noexcep
     return FM_OK
 
 
+# ---- rate limits ---------------------------------------------------------------------------------------------------------------------
+
+cdef int add_number(Exchange *ex, Msg *m, const char *name, uint32_t name_n, uint32_t v) noexcept nogil:
+    cdef char *p = hbuf_take(ex.w, DIGITS)
+    cdef uint32_t at = DIGITS
+    if p == NULL:
+        return FM_EHEAD
+    while True:
+        at -= 1
+        p[at] = <char>(48 + v % 10)
+        v //= 10
+        if v == 0:
+            return msg_add(m, name, name_n, p + at, DIGITS - at, H_NONE)
+
+
+cdef int tell_limit(Exchange *ex, Msg *m) noexcept nogil:
+    # Names and meaning of draft-ietf-httpapi-ratelimit-headers-03, as Envoy's. Those of the application, or of a hop behind this one, stay:
+    # they are nearer to what is being rationed.
+    cdef uint32_t i
+    for i in range(m.nhdr):
+        if m.hdr[i].id == H_NONE and slice_ieq(slice_of(m.hdr[i].name, m.hdr[i].name_n), slice_of(b"x-ratelimit-limit", 17)):
+            return FM_OK
+    if (add_number(ex, m, b"x-ratelimit-limit", 17, ex.limit.most) != FM_OK
+            or add_number(ex, m, b"x-ratelimit-remaining", 21, ex.limit.left) != FM_OK):
+        return FM_EHEAD
+    return add_number(ex, m, b"x-ratelimit-reset", 17, ex.limit.full_s)
+
+
 cdef int forward_response(Exchange *ex, Msg *m) noexcept nogil:
     cdef KeptOp k
     cdef uint32_t at
     cdef const char *p
+    if ex.limit.most and tell_limit(ex, m) != FM_OK:
+        return FM_EHEAD
     if ex.ops != NULL:
         at = 0
         while at < ex.ops.end:

@@ -21,6 +21,7 @@ cdef enum:  # codes beyond base/err.pxd that only the proxy makes
     RE_UP_REFUSED = -112         # ... and has not looked at the request: REFUSED_STREAM: 503 UR
     RE_FAULT = -115              # the route's fault: plan.abort_status or abort_grpc, FI
     RE_PENDING = -114            # 503 UO: too many wait for a connection, or one has for too long
+    RE_LIMITED = -116            # 429 RL: a rate limit, whose figures are in ex.limit
     RE_UP_GOAWAY = -113          # ... nor at this one, above the last id of its GOAWAY: 503 UR
 
 cdef void respond_error(Exchange *ex, int code) noexcept nogil

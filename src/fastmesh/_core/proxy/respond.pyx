@@ -10,14 +10,14 @@ from fastmesh._core.proto.grpc cimport (
     GRPC_DEADLINE_EXCEEDED, grpc_message_size, grpc_message_write, grpc_status_of_h2, grpc_status_of_http)
 from fastmesh._core.proto.h1_write cimport h1_reason
 from fastmesh._core.proto.msg cimport (
-    BODY_LENGTH, BODY_NONE, H_CONTENT_LENGTH, H_CONTENT_TYPE, H_GRPC_MESSAGE, H_GRPC_STATUS, H_LOCATION, H_SERVER, M_HEAD, MF_RESPONSE, Msg)
+    BODY_LENGTH, BODY_NONE, H_CONTENT_LENGTH, H_CONTENT_TYPE, H_GRPC_MESSAGE, H_GRPC_STATUS, H_LOCATION, H_NONE, H_SERVER, M_HEAD, MF_RESPONSE, Msg)
 from fastmesh._core.proxy.ctx cimport XF_GRPC, XF_REQ_END, Exchange
 from fastmesh._core.proxy.forward cimport forward_response, hbuf_take, msg_add
 from fastmesh._core.shm.snapshot cimport RW_PREFIX, snap_str
 from fastmesh._core.shm.stats cimport (
-    RF_DPE, RF_DT, RF_FI, RF_NC, RF_NR, RF_OM, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, RF_UPE, RF_UR, RF_UT, SEC_NONE, ST_RQ_BAD, ST_RQ_DIRECT,
-    ST_RQ_HEAD_TIMEOUT, ST_RQ_NO_CLUSTER, ST_RQ_NO_HEALTHY, ST_RQ_NO_ROUTE, ST_RQ_OVERFLOW, ST_RQ_OVERLOAD, ST_RQ_PENDING_OVERFLOW, ST_RQ_REWRITE,
-    ST_RQ_TIMEOUT, ST_RQ_UPSTREAM_PROTOCOL, ST_RQ_UPSTREAM_RESET, stat_inc)
+    RF_DPE, RF_DT, RF_FI, RF_NC, RF_NR, RF_OM, RF_RL, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, RF_UPE, RF_UR, RF_UT, SEC_NONE, ST_RQ_BAD,
+    ST_RQ_DIRECT, ST_RQ_HEAD_TIMEOUT, ST_RQ_LIMITED, ST_RQ_NO_CLUSTER, ST_RQ_NO_HEALTHY, ST_RQ_NO_ROUTE, ST_RQ_OVERFLOW, ST_RQ_OVERLOAD,
+    ST_RQ_PENDING_OVERFLOW, ST_RQ_REWRITE, ST_RQ_TIMEOUT, ST_RQ_UPSTREAM_PROTOCOL, ST_RQ_UPSTREAM_RESET, stat_inc)
 
 
 cdef struct Verdict:
@@ -101,6 +101,8 @@ cdef Verdict verdict_of(int code) noexcept nogil:
         return says(408, RF_SI, ST_RQ_TIMEOUT, b"stream_idle_timeout", b"stream timeout\n")
     if code == RE_OVERLOAD or code == FM_ENOMEM:
         return says(503, RF_OM, ST_RQ_OVERLOAD, b"overload", b"overloaded\n")
+    if code == RE_LIMITED:
+        return says(429, RF_RL, ST_RQ_LIMITED, b"local_rate_limited", b"local_rate_limited\n")
     if code == RE_FAULT:
         return says(503, RF_FI, ST_RQ_DIRECT, b"fault_filter_abort", b"fault filter abort\n")
     if code == RE_OVERFLOW or code == RE_PENDING:
@@ -153,8 +155,21 @@ cdef int answer_send(Exchange *ex, Msg *m, Slice body, const char *ctype, uint32
     return answer_end(ex, m, body)
 
 
+cdef int say_limited(Exchange *ex, Msg *m) noexcept nogil:
+    # what clients (retry-after, RFC 9110 10.2.3) and Envoy's retries (the other, "envoy-ratelimited") go by
+    cdef char *p
+    if ex.limit.wait_s == 0:
+        return FM_OK
+    p = hbuf_take(ex.w, 12)
+    if p == NULL or msg_add(m, b"retry-after", 11, p, digits_of(ex.limit.wait_s, p), H_NONE) != FM_OK:
+        return FM_EHEAD
+    return msg_add(m, b"x-envoy-ratelimited", 19, b"true", 4, H_NONE)
+
+
 cdef int answer_end(Exchange *ex, Msg *m, Slice body) noexcept nogil:
     cdef bint bare = m.status == 204 or m.status == 304
+    if say_limited(ex, m) != FM_OK:
+        return FM_EHEAD
     if msg_add(m, b"server", 6, b"fastmesh", 8, H_SERVER) != FM_OK or forward_response(ex, m) != FM_OK:
         return FM_EHEAD
     m.content_length = body.n

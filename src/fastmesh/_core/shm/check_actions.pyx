@@ -1,11 +1,12 @@
 """The check of actions (L1). See check_actions.pxd."""
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastmesh._core.base.err cimport FM_OK
 from fastmesh._core.shm.check cimport Check, fault, field_value_ok, name_ok, regex_ok, str_ok, token_ok, within
 from fastmesh._core.shm.snapshot cimport (
-    ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, AF_RETRY_ANYWHERE, AF_RETRY_SAME, CO_CREDENTIALS, CO_FORWARD, HOP_REMOVE, MILLION, OP_ANY, OP_EXACT, OP_PREFIX,
-    OP_REGEX, RO_LAST, RW_REGEX, SNAP_MAX_TOTAL, SNAP_NONE, SnapAction, SnapCors, SnapDest, SnapHdrOp, SnapMirror, SnapOrigin)
+    ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, AF_RETRY_ANYWHERE, AF_RETRY_SAME, CO_CREDENTIALS, CO_FORWARD, HOP_REMOVE, MILLION, OP_ANY,
+    OP_EXACT, OP_PREFIX, OP_REGEX, PER_IDENTITY, RO_LAST, RW_REGEX, SNAP_MAX_LIMITS, SNAP_MAX_RATE, SNAP_MAX_REFILL_S, SNAP_MAX_TOTAL, SNAP_NONE,
+    SnapAction, SnapCors, SnapDest, SnapHdrOp, SnapLimit, SnapMirror, SnapOrigin)
 
 
 cdef int check_forward(Check *c, const SnapAction *a, uint32_t index) noexcept nogil:
@@ -41,6 +42,21 @@ cdef int check_cors(Check *c) noexcept nogil:
     return FM_OK
 
 
+cdef int check_limits(Check *c) noexcept nogil:
+    cdef const SnapLimit *l = <const SnapLimit *>(c.base + c.h.limits.off)
+    cdef uint64_t fill_ms
+    cdef uint32_t i
+    for i in range(c.h.limits.n):
+        if not str_ok(c, l[i].name):
+            return fault(c, b"limits", i, b"string out of bounds")
+        if l[i].per > PER_IDENTITY or l[i].most == 0 or l[i].fill == 0 or l[i].fill_ms == 0:
+            return fault(c, b"limits", i, b"what it is for is unknown, or a number is 0")
+        fill_ms = l[i].fill_ms
+        if l[i].fill > fill_ms * (SNAP_MAX_RATE // 1000) or l[i].most * fill_ms // l[i].fill > <uint64_t>SNAP_MAX_REFILL_S * 1000:
+            return fault(c, b"limits", i, b"filled too fast or too slowly")
+    return FM_OK
+
+
 cdef int check_actions(Check *c) noexcept nogil:
     cdef const SnapAction *a = <const SnapAction *>(c.base + c.h.actions.off)
     cdef const SnapDest *d = <const SnapDest *>(c.base + c.h.dests.off)
@@ -70,8 +86,10 @@ cdef int check_actions(Check *c) noexcept nogil:
             return fault(c, b"actions", i, b"no such pattern")
         if (a[i].rewrite_op == RW_REGEX) != (a[i].rewrite_regex != SNAP_NONE):
             return fault(c, b"actions", i, b"a pattern to rewrite by without use, or none")
-        if not within(c.h.mirrors, sizeof(SnapMirror), a[i].mirrors) or (a[i].cors != SNAP_NONE and a[i].cors >= c.h.cors.n) or a[i].limits.n:
-            return fault(c, b"actions", i, b"no such mirror, CORS policy or rate limit")
+        if not within(c.h.mirrors, sizeof(SnapMirror), a[i].mirrors) or (a[i].cors != SNAP_NONE and a[i].cors >= c.h.cors.n):
+            return fault(c, b"actions", i, b"no such mirror or CORS policy")
+        if a[i].limits.n > SNAP_MAX_LIMITS or not within(c.h.limits, sizeof(SnapLimit), a[i].limits):
+            return fault(c, b"actions", i, b"rate limits out of bounds, or too many")
         if a[i].redirect_port > 65535:
             return fault(c, b"actions", i, b"port out of range")
         if a[i].kind == ACT_REDIRECT and not 300 <= a[i].status <= 399:
@@ -98,4 +116,4 @@ cdef int check_actions(Check *c) noexcept nogil:
             return fault(c, b"hdrops", i, b"operation unknown")
         if not name_ok(c, o[i].name) or not field_value_ok(c, o[i].value):
             return fault(c, b"hdrops", i, b"not a valid field name or value")
-    return FM_OK
+    return check_limits(c)

@@ -94,6 +94,8 @@ COUNTER_NAMES = (
     "mirror",
     "mirror_skipped",
     "mirror_failed",
+    "rq_limited",
+    "rl_evicted",
 )
 # Response flags as bits (RF_*): Envoy's letters.
 FLAG_NAMES = {
@@ -116,6 +118,7 @@ FLAG_NAMES = {
     65536: "UAEX",
     131072: "DI",
     262144: "FI",
+    524288: "RL",
 }
 DIRECTION_NAMES = ("inbound", "outbound", "gateway")
 SECURITY_NAMES = ("none", "mutual_tls", "tls")

@@ -11,11 +11,11 @@ from libc.string cimport memcpy, memset
 from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_new, regex_rewrite_ok
 from fastmesh._core.shm.hashtab cimport hashtab_make
 from fastmesh._core.shm.sections cimport (
-    V_ACTIONS, V_BLOB, V_CLUSTERS, V_CONDS, V_CORS, V_DESTS, V_ENDPOINTS, V_HDROPS, V_HOSTS, V_LISTENERS, V_MIRRORS, V_ORIGINS, V_PATHS, V_ROUTES,
+    V_ACTIONS, V_BLOB, V_CLUSTERS, V_CONDS, V_CORS, V_DESTS, V_ENDPOINTS, V_HDROPS, V_HOSTS, V_LIMITS, V_LISTENERS, V_MIRRORS, V_ORIGINS, V_PATHS, V_ROUTES,
     V_TABLES, V_TLS, V_U32S, V_VHOSTS, Sections)
 from fastmesh._core.shm.snapshot cimport (
     CL_EQUAL, CL_KEEPALIVE, OP_EXACT, OP_PATH_PREFIX, OP_PREFIX, SNAP_MAX_LENGTHS, SNAP_MAX_PATTERN, SNAP_NONE, SnapAction, SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp,
-    SnapHost, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapPath, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64, host_hash, path_hash)
+    SnapHost, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapPath, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64, host_hash, path_hash)
 from fastmesh._core.shm.stride cimport rr_stride
 
 NONE = <uint32_t>SNAP_NONE         # no index
@@ -298,6 +298,22 @@ cdef class Packer(Sections):
         c.flags = flags
         (<SnapCors *>self.grow(V_CORS, sizeof(SnapCors)))[0] = c
         self.action_at(index).cors = self.count(V_CORS, sizeof(SnapCors)) - 1
+
+    def limit(self, name: str, *, id: int, most: int, fill: int, fill_ms: int, per: int) -> int:
+        cdef SnapLimit l
+        memset(&l, 0, sizeof(l))
+        l.id = id
+        l.name = self.text(name)
+        l.most = most
+        l.fill = fill
+        l.fill_ms = fill_ms
+        l.per = per
+        (<SnapLimit *>self.grow(V_LIMITS, sizeof(SnapLimit)))[0] = l
+        return self.count(V_LIMITS, sizeof(SnapLimit)) - 1
+
+    def action_limits(self, index: int, limits: tuple) -> None:
+        """The rate limits of an action that was added."""
+        self.action_at(index).limits = self.run(limits, sizeof(SnapLimit))
 
     def cond(self, *, on: int, op: int, flags: int, hid: int, name: str, value: str, number: int, regex: int = NONE) -> int:
         cdef SnapCond c

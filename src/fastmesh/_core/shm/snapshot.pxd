@@ -19,6 +19,9 @@ cdef enum:
     MILLION = 1000000            # what parts per million are of
     SNAP_MAX_LENGTHS = 30        # lengths of prefixes that a virtual host is looked up by
     SNAP_MAX_TOTAL = 16777216    # cumulative weight of a cluster or route: products with it stay within 64 bits
+    SNAP_MAX_LIMITS = 66         # rate limits of one action: one for all, one for each caller, 64 for callers that are named
+    SNAP_MAX_REFILL_S = 31536000 # a year: how long an empty bucket may take to be full again; products with it stay within 64 bits
+    SNAP_MAX_RATE = 1000000      # tokens a second: a token is at least a microsecond, so that rounding costs a thousandth at the most
 
 cdef struct SnapStr:
     uint32_t off

@@ -73,6 +73,8 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_MIRROR                    # copies of requests that were sent
     ST_MIRROR_SKIPPED            # ... that were not: no cluster, its limit, memory, a body above the replay buffer or with trailers
     ST_MIRROR_FAILED             # ... that got no answer
+    ST_RQ_LIMITED                # RL: a rate limit's bucket had no token
+    ST_RL_EVICTED                # a bucket that was not full lost its place to another
     ST_N                         # must be last
 
 cdef enum:
@@ -160,6 +162,7 @@ cdef enum:  # response flags as bits; letters in segment.pyx (FLAG_NAMES) are En
     RF_UAEX = 65536              # unauthorized
     RF_DI = 131072               # delayed by a fault
     RF_FI = 262144               # answered by a fault
+    RF_RL = 524288               # rate limited
 
 cdef const uint64_t *hist_bounds(int which) noexcept nogil
 """The HIST_BINS - 1 upper bounds, inclusive. which: 0 durations in us, 1 hop in us, 2 bytes (0.5 stands as 0: bytes are whole)."""
