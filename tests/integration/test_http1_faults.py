@@ -581,17 +581,3 @@ class _Gone(WorkerProxy):
 
     def close(self) -> None:
         self.listener.close()
-
-
-def test_above_the_cap_of_exchanges_connections_are_closed_and_counted():
-    up = Upstream()
-    up.handler = lambda peer: (peer.head(), peer.rest(), None)[2]
-    with serving(up, options={"max_exchanges": 2}) as proxy:
-        busy = [proxy.dial() for _ in range(2)]
-        for client in busy:
-            client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        wait_for(lambda: up.connections == 2)
-        third = proxy.dial()
-        third.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert third.rest() == b""
-        assert proxy.counter("pool_full") == 1

@@ -40,7 +40,7 @@ COUNTERS = {
     "rq_no_route": "Requests without a route (NR).",
     "rq_no_cluster": "Requests whose cluster does not exist (NC).",
     "rq_no_healthy": "Requests without a healthy endpoint (UH).",
-    "rq_overload": "Requests refused for lack of memory (OM).",
+    "rq_overload": "Requests refused because the worker has too much (OM).",
     "rq_timeout": "Requests that ran into their timeout (UT).",
     "rq_retry_reused": "Requests repeated because the reused connection was closed already.",
     "rq_retry": "Requests retried.",
@@ -89,6 +89,10 @@ COUNTERS = {
     "od_overflow": "Endpoints not ejected because maxEjectionPercent of the cluster are.",
     "od_probe_ok": "Ejected endpoints that one request found well again.",
     "od_probe_fail": "Ejected endpoints that one request found still failing.",
+    "rq_shed_memory": "New requests refused because nearly all of max_memory is in use (OM).",
+    "rq_shed_active": "New requests refused because max_exchanges are in flight (OM).",
+    "rq_shed_lag": "New requests refused because connections wait too long for their turn (OM).",
+    "cx_shed": "Connections that clients were told to leave because of the memory in use.",
     "rq_limited": "Requests refused by a rate limit (429, RL).",
     "rl_evicted": "Token buckets that were given up, before they were full again, for other callers.",
     "rq_retry_given_up": "Retries not made because a hop further down the chain has used them up.",
@@ -268,6 +272,7 @@ def workers(agent: Agent, out: Exposition) -> None:
         ("requests_active", "active", "Requests in flight."),
         ("upstream_connections", "upstreams", "Upstream connections open."),
         ("memory_bytes", "mem_bytes", "Bytes held by pools and buffers."),
+        ("lag_microseconds", "lag_us", "From a connection being ready to its turn, as last measured."),
         ("generation", "seen_gen", "Config generation in use."),
     ):
         out.family(f"fastmesh_worker_{name}", "gauge", about)

@@ -175,6 +175,7 @@ cdef extern from *:
     int epoll_ctl(int ep, int op, int fd, epoll_event *ev) nogil
     int epoll_wait(int ep, epoll_event *events, int maxevents, int timeout) nogil
     int eventfd(unsigned int initval, int flags) nogil
+    int EFD_NONBLOCK, EFD_CLOEXEC
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset) nogil
     int munmap(void *addr, size_t length) nogil
     int fallocate(int fd, int mode, int64_t offset, int64_t length) nogil

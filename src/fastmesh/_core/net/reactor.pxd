@@ -53,6 +53,7 @@ cdef struct Reactor:
     TurnFn turn_end
     void *ctx                    # the worker
     uint32_t nconns
+    uint32_t taken               # events of this turn
     uint64_t rx, tx              # bytes on all connections
 
 cdef int reactor_init(Reactor *r, uint64_t mem_cap, uint32_t conn_cap, uint32_t conn_bytes) noexcept nogil

@@ -77,6 +77,7 @@ cdef void reactor_run(Reactor *r) noexcept nogil:
         r.now_ns = fm_clock_ns()
         r.now_ms = r.now_ns // 1000000
         r.turns += 1
+        r.taken = <uint32_t>n if n > 0 else 0
         r.turn_begin(r)
         for i in range(n):
             s = <Source *>ev[i].data.ptr

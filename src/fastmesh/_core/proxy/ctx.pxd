@@ -40,6 +40,7 @@ cdef struct Options:             # limits that can be set (worker.pyx: OPTIONS h
     uint32_t handshake_timeout_ms
     uint32_t drain_idle_ms
     uint32_t config_wait_ms
+    uint32_t shed_lag_ms
     uint32_t accept_batch
 
 cdef struct ListenerState:
@@ -126,6 +127,11 @@ cdef struct Worker:
     const ConnOps *up_conn_ops
     const ConnOps *h2_conn_ops   # of an H2c
     const ConnOps *down_conn_ops
+    Source probe                 # an event of our own, to see how long events wait (proxy/overload)
+    uint64_t probe_ns            # when it was sent; 0: none is under way
+    uint64_t probe_next_ms
+    uint64_t lag_until_ms        # how long what the last ones showed is believed
+    uint32_t lag_over            # probes in a row that waited for longer than shed_lag_ms
 
 cdef enum:  # Exchange.phase, in order; a retry goes back to PICK
     PH_HEAD = 0                  # the request head is being judged

@@ -33,6 +33,7 @@ from fastmesh._core.proxy.exchange cimport (
     exchange_down_closed, exchange_down_idle, exchange_new, exchange_request_bad, exchange_request_data,
     exchange_wants_body)
 from fastmesh._core.proxy.mux_h2_down cimport h2s_take_over
+from fastmesh._core.proxy.overload cimport overload_parts, overload_sheds
 from fastmesh._core.proxy.relay cimport relay_full
 from fastmesh._core.proxy.respond cimport RE_HEAD_TIMEOUT, RE_NO_CONFIG, RE_OVERLOAD
 from fastmesh._core.shm.snapshot cimport SNAP_NONE, TLS_DISABLE, TLS_STRICT
@@ -236,7 +237,7 @@ cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
     cdef Worker *w = s.w
     cdef Msg *m = &w.req
     cdef Exchange *ex
-    cdef bint overload = w.r.bufs.held > w.r.bufs.cap - (w.r.bufs.cap >> 4)
+    cdef bint shed
     cdef int rc = s_preface(s, p, n)
     if rc == 1:
         s_to_h2(s, p, n if s.conn.inb == NULL else 0, False)
@@ -256,15 +257,13 @@ cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
         else:
             s_refuse(s, rc)
         return -1
-    if overload:
-        s_refuse(s, RE_OVERLOAD)
-        return -1
     if s.listener.table == SNAP_NONE:
         s_refuse(s, RE_NO_CONFIG)
         return -1
     if down_refused_plain(<Down *>s):
         s_close(s)
         return -1
+    shed = overload_sheds(w)
     ex = exchange_new(w, w.h1_down, s, s.listener)
     if ex == NULL:
         # the cap is reached and not even an answer can be made: the client sees a closed connection
@@ -273,12 +272,15 @@ cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
         return -1
     s.minor = m.minor
     s_begin(s, ex)
-    if m.flags & MF_CLOSE or w.draining:
+    if m.flags & MF_CLOSE or w.draining or overload_parts(w):
         s.close = 1
     h1_body_request(m)
     h1_body_init(&s.body, m.body, m.content_length)
     s.state = S_WAIT if s.body.done else S_BODY
-    entry_head(ex, m, s.listener)
+    if shed:
+        entry_refuse(ex, m, RE_OVERLOAD)
+    else:
+        entry_head(ex, m, s.listener)
     return rc
 
 

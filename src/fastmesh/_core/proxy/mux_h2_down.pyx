@@ -15,7 +15,7 @@ from fastmesh._core.proto.h2_limits cimport (
     H2_CONN_WINDOW, H2_EDGE_CONN_WINDOW, H2_EDGE_STREAM_WINDOW, H2_EDGE_STREAMS, H2_MAX_STREAMS, H2_STREAM_WINDOW)
 from fastmesh._core.proto.h2_send cimport h2_credit, h2_fail, h2_goaway, h2_send_data, h2_send_head, h2_send_trailers
 from fastmesh._core.proto.h2_stream cimport (
-    HF2_GOAWAY_SENT, HF2_PREFACE, HS_CLOSED, HS_HALF_LOCAL, HSF_BROKEN, HSF_END_QUEUED, HSF_IN_END, HSF_WAITING, H2N_STALLED, H2, H2Limits, H2Ops,
+    HF2_GOAWAY_SENT, HF2_GOAWAY_SOON, HF2_PREFACE, HS_CLOSED, HS_HALF_LOCAL, HSF_BROKEN, HSF_END_QUEUED, HSF_IN_END, HSF_WAITING, H2N_STALLED, H2, H2Limits, H2Ops,
     H2Stream, h2_count, h2_stream_any, h2_stream_close, h2_stream_release, h2_stream_stale)
 from fastmesh._core.proto.msg cimport BODY_NONE, M_CONNECT, MF_PROTOCOL, Hdr, Msg
 from fastmesh._core.proxy.bridge cimport bridge_from_connect, bridge_to_accepted
@@ -28,6 +28,7 @@ from fastmesh._core.proxy.exchange cimport (
 from fastmesh._core.proxy.h2_io cimport (
     h2_io_begin, h2_io_congested, h2_io_end, h2_io_flush, h2_io_forget, h2_io_idle, h2_io_keep, h2_io_keep_trailers, h2_io_kept,
     h2_io_kept_end, h2_io_kick, h2_io_out, h2_io_read, h2_io_release, h2_io_wake)
+from fastmesh._core.proxy.overload cimport overload_parts, overload_sheds
 from fastmesh._core.proxy.respond cimport RE_NO_CONFIG, RE_OVERLOAD
 from fastmesh._core.shm.snapshot cimport L_GATEWAY, SNAP_NONE
 from fastmesh._core.shm.stats cimport ST_CX_CLOSED, ST_CX_OVERFLOW, stat_inc
@@ -238,14 +239,18 @@ cdef void on_head(H2 *h, H2Stream *st, Msg *m, bint end) noexcept nogil:
     cdef H2s *s = <H2s *>io.owner
     cdef Worker *w = s.w
     cdef Exchange *ex
+    cdef bint shed
     cdef int rc
     if down_refused_plain(<Down *>s):
         h2_fail(h, H2_INADEQUATE_SECURITY, b"plaintext is not accepted any more")
         return
+    shed = overload_sheds(w)
     ex = begin(io, st)
     if ex == NULL:
         return
-    if w.r.bufs.held > w.r.bufs.cap - (w.r.bufs.cap >> 4):
+    if not h.flags & HF2_GOAWAY_SOON and overload_parts(w):
+        h2s_drain(s)
+    if shed:
         entry_refuse(ex, m, RE_OVERLOAD)
     elif s.listener.table == SNAP_NONE:
         entry_refuse(ex, m, RE_NO_CONFIG)

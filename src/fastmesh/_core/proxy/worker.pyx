@@ -26,6 +26,7 @@ from fastmesh._core.proxy.down cimport down_reap
 from fastmesh._core.proxy.mux_h1_down cimport h1s_accept, h1s_cut, h1s_init, h1s_sweep
 from fastmesh._core.proxy.mux_h1_up cimport h1c_init, h1c_reap
 from fastmesh._core.proxy.mux_h2_down cimport h2s_cut, h2s_drain, h2s_init, h2s_sweep
+from fastmesh._core.proxy.overload cimport SHED_SPARE, overload_init, overload_probe
 from fastmesh._core.proxy.pending cimport pending_init
 from fastmesh._core.proxy.mux_h2_up cimport h2c_cut, h2c_init, h2c_reap
 from fastmesh._core.proxy.upstream cimport upstream_close_idle, upstream_cut, upstream_sweep
@@ -38,8 +39,9 @@ from fastmesh._core.shm.stats cimport ST_SNAP_REFUSED, ST_SNAP_SWITCH, stat_inc
 # name: (default, reason)
 OPTIONS = {
     "max_connections": (16384, "downstream connections of a worker; above: closed at once"),
-    "max_exchanges": (65536, "requests in flight in a worker; above: the connection is closed"),
-    "max_memory": (268435456, "bytes of buffers of a worker; near it new requests get 503 OM"),
+    "max_exchanges": (65536, "requests in flight in a worker; above: 503 OM"),
+    "max_memory": (268435456, "bytes of buffers of a worker; from 95 % on new requests get 503 OM, from 90 % on clients are told to leave"),
+    "shed_lag_ms": (1000, "a connection that is ready waits longer for its turn, three times in a row: new requests get 503 OM"),
     "idle_timeout_ms": (3600000, "a downstream connection between requests (Envoy: 1 h)"),
     "header_timeout_ms": (30000, "a request head, from its first byte; the first one: from accept"),
     "stream_idle_timeout_ms": (300000, "an exchange on which nothing moves (Envoy: 5 m)"),
@@ -174,6 +176,7 @@ cdef void take_config(Worker *w) noexcept nogil:
 
 cdef void turn_begin(Reactor *r) noexcept nogil:
     cdef Worker *w = <Worker *>r.ctx
+    overload_probe(w)
     take_config(w)
     if r.now_ms // 1000 != w.date_s:
         w.date_s = r.now_ms // 1000
@@ -302,7 +305,7 @@ cdef void on_listener(Source *s, uint32_t events) noexcept nogil:
 # ---- the one entry ---------------------------------------------------------------------------------------------------------------
 
 cdef int worker_run(Worker *w) noexcept nogil:
-    if reactor_add(&w.r, &w.wake, EPOLLIN) != FM_OK:
+    if reactor_add(&w.r, &w.wake, EPOLLIN) != FM_OK or overload_init(w) != FM_OK:
         return 1
     w.r.turn_begin = turn_begin
     w.r.turn_end = turn_end
@@ -369,6 +372,7 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
     w.opt.handshake_timeout_ms = <uint32_t>option(options, "handshake_timeout_ms")
     w.opt.drain_idle_ms = <uint32_t>option(options, "drain_idle_ms")
     w.opt.config_wait_ms = <uint32_t>option(options, "config_wait_ms")
+    w.opt.shed_lag_ms = <uint32_t>option(options, "shed_lag_ms")
     w.opt.accept_batch = <uint32_t>option(options, "accept_batch")
     # one connection more for each exchange: its upstream
     if reactor_init(&w.r, w.opt.max_memory, w.opt.max_connections + w.opt.max_exchanges, sizeof(Conn)) != FM_OK:
@@ -380,12 +384,12 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
     w.rr = <uint32_t *>calloc(EP_CELLS, sizeof(uint32_t))
     if w.hbuf == NULL or w.arena == NULL or w.pools == NULL or w.rr == NULL or segment_map(segment, slot, &w.seg) != FM_OK:
         raise MemoryError
-    pool_init(&w.exchanges, sizeof(Exchange), w.opt.max_exchanges)
+    pool_init(&w.exchanges, sizeof(Exchange), w.opt.max_exchanges + SHED_SPARE)
     pool_init(&w.downs, sizeof(H1s), w.opt.max_connections)
     pool_init(&w.ups, sizeof(H1c), w.opt.max_exchanges)
     pool_init(&w.h2_downs, sizeof(H2s), w.opt.max_connections)
     pool_init(&w.h2_ups, sizeof(H2c), w.opt.max_exchanges)
-    pool_init(&w.streams, sizeof(H2Stream), 2 * w.opt.max_exchanges)
+    pool_init(&w.streams, sizeof(H2Stream), 2 * w.opt.max_exchanges + SHED_SPARE)
     getrandom(&seed, sizeof(seed), 0)
     w.rng = seed | 1
     h1s_init(w)

@@ -48,7 +48,7 @@ cdef struct WorkerSlot:          # 128 bytes
     uint32_t connections         # downstream, now
     uint32_t active              # exchanges, now
     uint32_t upstreams           # upstream connections, now
-    uint32_t reserved0
+    uint32_t lag_us              # from a connection being ready to its turn, as last measured
     uint64_t loops               # reactor turns
     uint64_t mem_bytes           # bytes held by pools and buffers
     uint64_t refused_gen         # newest generation that the worker could not use (e.g. TLS material), else 0

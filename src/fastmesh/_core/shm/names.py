@@ -96,6 +96,10 @@ COUNTER_NAMES = (
     "mirror_failed",
     "rq_limited",
     "rl_evicted",
+    "rq_shed_memory",
+    "rq_shed_active",
+    "rq_shed_lag",
+    "cx_shed",
 )
 # Response flags as bits (RF_*): Envoy's letters.
 FLAG_NAMES = {

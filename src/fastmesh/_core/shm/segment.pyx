@@ -253,6 +253,7 @@ cdef class Segment:
             clusters.c[k].active = clusters.c[k].pending = clusters.c[k].connections = clusters.c[k].retries = 0
         w.connections = w.active = w.upstreams = 0
         w.mem_bytes = 0
+        w.lag_us = 0
         w.pid = 0
         w.order = ORDER_NONE
         w.drain_deadline_ns = 0
@@ -265,7 +266,7 @@ cdef class Segment:
         return {
             "pid": w.pid, "state": fm_load_acquire32(&w.state), "order": w.order, "epoch": w.epoch, "heartbeat_ns": w.heartbeat_ns,
             "seen_gen": fm_load_acquire(&w.seen_gen), "drain_deadline_ns": w.drain_deadline_ns, "connections": w.connections,
-            "active": w.active, "upstreams": w.upstreams, "loops": w.loops, "mem_bytes": w.mem_bytes, "refused_gen": w.refused_gen,
+            "active": w.active, "upstreams": w.upstreams, "loops": w.loops, "mem_bytes": w.mem_bytes, "lag_us": w.lag_us, "refused_gen": w.refused_gen,
         }
 
     # --- config generations

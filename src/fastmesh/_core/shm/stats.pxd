@@ -75,6 +75,10 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_MIRROR_FAILED             # ... that got no answer
     ST_RQ_LIMITED                # RL: a rate limit's bucket had no token
     ST_RL_EVICTED                # a bucket that was not full lost its place to another
+    ST_RQ_SHED_MEMORY            # OM: refused because of the memory in use ...
+    ST_RQ_SHED_ACTIVE            # ... of the requests in flight ...
+    ST_RQ_SHED_LAG               # ... of how long connections wait for their turn
+    ST_CX_SHED                   # clients told to leave (connection: close, GOAWAY) because of the memory in use
     ST_N                         # must be last
 
 cdef enum:
