@@ -47,6 +47,7 @@ SHORT = {
     "WorkloadEntry": "we",
     "Gateway": "gw",
     "PeerAuthentication": "pa",
+    "LocalRateLimit": "lrl",
 }
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastmesh.compile.inbound import inbound_limits
 from fastmesh.compile.services import Workload, World, compile_services
 from fastmesh.model import wire
 from fastmesh.model.index import full_name
@@ -86,7 +87,8 @@ def workload(row: EndpointRow) -> Workload:
 
 def policy_of(world: World, namespace: str) -> dict[str, Any]:
     """The PeerAuthentications that a workload of a namespace has to choose from, in Istio's precedence: those
-    that select workloads (oldest first), the namespace's, the mesh's. wire.effective_mtls chooses."""
+    that select workloads (oldest first), the namespace's, the mesh's. wire.effective_mtls chooses. And the
+    rate limits of its inbound side, of which wire.effective_limits takes those that are for it."""
     selective: list[dict[str, Any]] = []
     general: list[dict[str, Any]] = []
     for wanted in (namespace, world.root_namespace):
@@ -101,4 +103,9 @@ def policy_of(world: World, namespace: str) -> dict[str, Any]:
                 found = {"mode": mode}
         if found is not None:
             general.append(found)
-    return {"selective": selective, "general": general, "default": world.default_mtls}
+    return {
+        "selective": selective,
+        "general": general,
+        "default": world.default_mtls,
+        "limits": inbound_limits(world.rate_limits, namespace, world.root_namespace),
+    }

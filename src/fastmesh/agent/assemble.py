@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from fastmesh.compile.fragment import Fragment
-    from fastmesh.model.ir import Cluster, Config, Listener, TlsContext, VirtualHost
+    from fastmesh.model.ir import Cluster, Config, Listener, Route, TlsContext, VirtualHost
     from fastmesh.supervisor.spec import SidecarSpec
 
     Fragments = dict[str, Fragment]  # by topic
@@ -99,8 +99,8 @@ def own_labels(spec: SidecarSpec) -> dict[str, str]:
     return {"app": spec["service"], **({"version": spec["version"]} if spec["version"] else {})}
 
 
-def inbound_side(spec: SidecarSpec) -> tuple[VirtualHost, Cluster]:
-    """Whatever arrives is the application's."""
+def inbound_side(spec: SidecarSpec, limits: list[Route]) -> tuple[VirtualHost, Cluster]:
+    """Whatever arrives is the application's; limits: for which of it (LocalRateLimit)."""
     host, port = spec["app"]
     name = f"inbound|{port}||"
     cluster: Cluster = {
@@ -112,7 +112,9 @@ def inbound_side(spec: SidecarSpec) -> tuple[VirtualHost, Cluster]:
     }
     if not is_ip(host):
         cluster["dns"] = True
-    return {"name": name, "domains": ["*"], "routes": [{"dests": [{"cluster": name, "weight": 1}]}]}, cluster
+    dests: Route = {"dests": [{"cluster": name, "weight": 1}]}
+    routes: list[Route] = [{**limit, "dests": dests["dests"]} for limit in limits]
+    return {"name": name, "domains": ["*"], "routes": [*routes, dests]}, cluster
 
 
 def reads_files(fragment: Fragment) -> bool:
@@ -167,12 +169,17 @@ def outbound_side(
 
 
 def assemble(
-    node_id: str, spec: SidecarSpec, mtls: str, fragments: Fragments, identity: list[TlsContext]
+    node_id: str,
+    spec: SidecarSpec,
+    mtls: str,
+    fragments: Fragments,
+    identity: list[TlsContext],
+    limits: list[Route] | None = None,
 ) -> tuple[Config, dict[str, str]]:
     """(the config, topic -> why it is left out)."""
     problems: dict[str, str] = {}
     hosts, clusters, contexts = outbound_side(fragments, spec["namespace"], own_labels(spec), problems)
-    inbound, app = inbound_side(spec)
+    inbound, app = inbound_side(spec, limits or [])
     config: Config = {
         "node_id": node_id,
         "cluster": spec["service"],

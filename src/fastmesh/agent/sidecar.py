@@ -166,7 +166,10 @@ class Sidecar:
         state: dict[str, Any] = self._state or {}
         identity = self._identity
         contexts = identity_contexts(identity.key, identity.chain, identity.roots, self._trust_domain)
-        return assemble(self._agent.spec["node_id"], self._spec, state["policy"]["mtls"], fragments, contexts)
+        policy = state["policy"]
+        return assemble(
+            self._agent.spec["node_id"], self._spec, policy["mtls"], fragments, contexts, policy["limits"]
+        )
 
     def _fallback(self, fragments: Fragments, problems: dict[str, str]) -> Fragments:
         """The topics without problem, and of the others what served before."""

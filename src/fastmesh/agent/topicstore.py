@@ -19,6 +19,7 @@ from fastmesh.model.wire import (
     WireError,
     checksum,
     digest,
+    effective_limits,
     effective_mtls,
     unpack_payload,
 )
@@ -113,7 +114,7 @@ class TopicStore:
 
     def desired(self, info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         """All topics as one state for the sidecar that `info` describes, and why which are unreadable."""
-        state: dict[str, Any] = {"services": {}, "policy": {"mtls": "strict"}, "trust": {}}
+        state: dict[str, Any] = {"services": {}, "policy": {"mtls": "strict", "limits": []}, "trust": {}}
         labels = {"app": info["service"], **info.get("labels", {})}
         bad: dict[str, str] = {}
         for topic, (_, _, payload) in self.topics.items():
@@ -126,6 +127,7 @@ class TopicStore:
                 state["services"][topic] = data
             elif topic.startswith("ns/"):
                 state["policy"]["mtls"] = effective_mtls(data, labels, info["app_port"])
+                state["policy"]["limits"] = effective_limits(data, labels)
             elif topic == TRUST:
                 state["trust"] = data
         return {**state, "versions": self.versions(), "epoch": self.epoch}, bad

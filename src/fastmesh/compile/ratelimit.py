@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastmesh.model import ir
     from fastmesh.model.schema import Resource
 
-PER = {"route": 0, "identity": 1}  # PER_* of shm/snapshot.pxd
+PER = {"route": 0, "identity": 1, "named": 2}  # PER_* of shm/snapshot.pxd
 MAX_LIMITS = 66  # SNAP_MAX_LIMITS
 
 
@@ -34,13 +34,13 @@ def limits_of(said: dict[str, Any], owner: str) -> list[ir.Limit]:
     """Those of callers first: who has none left does not cost the others a token of all."""
     made: list[ir.Limit] = []
     if "perIdentity" in said:
-        made.append(_limit(said["perIdentity"], owner, "identity"))
+        made.append(limit(said["perIdentity"], owner, "identity"))
     if "tokenBucket" in said:
-        made.append(_limit(said["tokenBucket"], owner, "route"))
+        made.append(limit(said["tokenBucket"], owner, "route"))
     return made
 
 
-def _limit(bucket: dict[str, Any], owner: str, per: Any) -> ir.Limit:
+def limit(bucket: dict[str, Any], owner: str, per: Any) -> ir.Limit:
     most = bucket["maxTokens"]
     return {
         "owner": owner,
@@ -60,13 +60,26 @@ def pack_limits(packer: Packer, action: int, limits: list[ir.Limit], path: str) 
     if len(limits) > MAX_LIMITS:
         raise refuse(path, f"more than {MAX_LIMITS}")
     made = []
-    for i, limit in enumerate(limits):
+    for i, each in enumerate(limits):
         at = f"{path}[{i}]"
-        per = choose(PER, limit["per"], f"{at}.per")
-        most = uint(limit["most"], f"{at}.most", least=1)
-        fill = uint(limit["fill"], f"{at}.fill", least=1)
-        fill_ms = uint(limit["fill_ms"], f"{at}.fill_ms", least=1)
-        known = fnv1a(repr((limit["owner"], most, fill, fill_ms, per)).encode())
-        made.append(packer.limit(limit["owner"], id=known, most=most, fill=fill, fill_ms=fill_ms, per=per))
+        per = choose(PER, each["per"], f"{at}.per")
+        most = uint(each["most"], f"{at}.most", least=1)
+        fill = uint(each["fill"], f"{at}.fill", least=1)
+        fill_ms = uint(each["fill_ms"], f"{at}.fill_ms", least=1)
+        known = fnv1a(repr((each["owner"], most, fill, fill_ms, per)).encode())
+        who = each.get("who", "")
+        if bool(who) != (each["per"] == "named"):
+            raise refuse(f"{at}.who", "goes with per: named, and it with that")
+        made.append(
+            packer.limit(
+                each["owner"],
+                id=known,
+                most=most,
+                fill=fill,
+                fill_ms=fill_ms,
+                per=per,
+                who=fnv1a(who.encode()) if who else 0,
+            )
+        )
     if made:
         packer.action_limits(action, (made[0], len(made)))

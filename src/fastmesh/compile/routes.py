@@ -361,3 +361,8 @@ def _retries(retries: dict[str, Any] | None) -> dict[str, Any]:
     if "perTryTimeout" in retries:
         out["per_try_timeout_ms"] = retries["perTryTimeout"]
     return out
+
+
+def match_of(match: dict[str, Any]) -> dict[str, Any]:
+    """The part of a route that a match alone makes."""
+    return _match(match, {})

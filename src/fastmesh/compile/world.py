@@ -114,6 +114,11 @@ class World:
         """PeerAuthentications, the oldest first."""
         return self._derived.policies
 
+    @property
+    def rate_limits(self) -> list[Resource]:
+        """LocalRateLimits, the oldest first."""
+        return self._derived.rate_limits
+
     def mesh_rule(self, host: str) -> Resource | None:
         """The VirtualService for a host: exact, else the longest wildcard."""
         rules = self.mesh_rules
@@ -210,6 +215,7 @@ class _Derived:
             for a in e.spec.get("addresses", ())
         }
         self.policies = sorted(index.kind("PeerAuthentication"), key=lambda p: (p.created or "~", p.name))
+        self.rate_limits = sorted(index.kind("LocalRateLimit"), key=lambda p: (p.created or "~", p.name))
 
 
 def destinations(http: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -130,7 +130,8 @@ class Limit(TypedDict):
     most: int
     fill: int
     fill_ms: int
-    per: Literal["route", "identity"]  # one for all, or one for each caller
+    per: Literal["route", "identity", "named"]  # one for all, for each caller, or for `who`
+    who: NotRequired[str]  # a SPIFFE ID, whose bucket this is in the place of the one for each caller
 
 
 class Route(TypedDict, total=False):

@@ -66,6 +66,12 @@ of a file are told at once, with file and line. This page is generated from the 
   gained in each `fillInterval`, little by little. All workers of a proxy share the buckets; a new config
   keeps those that it does not change (name the rule, so that it is known again when others are put before
   it). No token: 429 with the flag RL.
+- `LocalRateLimit` is not Istio's either: the same at the sidecar of the server, where callers have
+  identities. It is for the workloads of its namespace that `selector` selects (of `istio-system`: of all
+  namespaces), and the first of its `rules` that matches counts; one without buckets lets pass what it
+  matches. Several are asked one after the other: of the namespace before those of `istio-system`, with a
+  selector before those without. `overrides` give callers that they name a bucket each, in the place of
+  `perIdentity`.
 - `exportTo` takes `"*"` only. A port of a ServiceEntry without `protocol` speaks what its name begins with
   (`http2-web`, `grpc`); OPERATIONS.md says what follows from a protocol. TCP is refused.
 

@@ -16,9 +16,12 @@ from fastmesh.model.fields import INVALID, NOT_YET, Map, Message, Str, clip, did
 from fastmesh.model.problems import Origin, Path, Problem, Reporter
 from fastmesh.model.schema_destinationrule import DESTINATION_RULE, LABELS
 from fastmesh.model.schema_entries import GATEWAY, PEER_AUTHENTICATION, SERVICE_ENTRY, WORKLOAD_ENTRY
+from fastmesh.model.schema_limits import LOCAL_RATE_LIMIT_RESOURCE
 from fastmesh.model.schema_virtualservice import VIRTUAL_SERVICE
 
 NETWORKING: Final = ("networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3")
+OWN: Final = ("networking.fastmesh.io/v1",)
+"""What no API of Istio has."""
 SECURITY: Final = ("security.istio.io/v1", "security.istio.io/v1beta1")
 
 KINDS: Final[dict[str, tuple[tuple[str, ...], Message]]] = {
@@ -28,6 +31,7 @@ KINDS: Final[dict[str, tuple[tuple[str, ...], Message]]] = {
     "WorkloadEntry": (NETWORKING, WORKLOAD_ENTRY),
     "Gateway": (NETWORKING, GATEWAY),
     "PeerAuthentication": (SECURITY, PEER_AUTHENTICATION),
+    "LocalRateLimit": (OWN, LOCAL_RATE_LIMIT_RESOURCE),
 }
 KINDS_LATER: Final = frozenset(
     {

@@ -66,7 +66,7 @@ def check_buckets(d: dict[str, Any], r: Reporter) -> None:
 
 
 LOCAL_RATE_LIMIT: Final = Message(
-    "LocalRateLimit",
+    "HTTPLocalRateLimit",
     {"tokenBucket": TOKEN_BUCKET, "perIdentity": TOKEN_BUCKET},
     rule=check_buckets,
 )

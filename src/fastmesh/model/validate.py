@@ -90,6 +90,7 @@ class _Validator:
         self.gateways()
         self.service_entries()
         self.peer_authentications()
+        self.local_rate_limits()
         return self.problems
 
     def add(self, r: Resource, path: Path, message: str, hint: str = "", *, warning: bool = False) -> None:
@@ -414,6 +415,17 @@ class _Validator:
                     self.add(entry, ("spec", "addresses"), "has no effect on an edge", warning=True)
                 if entry.spec.get("resolution") != service.entries[0].spec.get("resolution"):
                     self.add(entry, ("spec", "resolution"), f"contradicts another ServiceEntry of {host}")
+
+    def local_rate_limits(self) -> None:
+        for limit in self.index.kind("LocalRateLimit"):
+            if self.edge:
+                self.add(
+                    limit,
+                    ("kind",),
+                    "has no effect on an edge",
+                    "use localRateLimit of a VirtualService",
+                    warning=True,
+                )
 
     def peer_authentications(self) -> None:
         seen: dict[tuple[Any, ...], Resource] = {}

@@ -365,6 +365,17 @@ def effective_mtls(policy: Mapping[str, Any], labels: Mapping[str, str], port: i
     return mode.lower()
 
 
+def effective_limits(policy: Mapping[str, Any], labels: Mapping[str, str]) -> list[Any]:
+    """The routes with rate limits for the inbound side of a workload with these labels, in order, from its
+    namespace's topic."""
+    return [
+        route
+        for own in policy.get("limits", ())
+        if all(labels.get(k) == v for k, v in own["labels"].items())
+        for route in own["routes"]
+    ]
+
+
 def subscription(pattern: str) -> bytes:
     """What to subscribe on the updates socket for a pattern."""
     return pattern.encode() if pattern[-1] == "/" else pattern.encode() + TOPIC_END

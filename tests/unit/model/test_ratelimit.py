@@ -71,7 +71,7 @@ BUCKET = "{maxTokens: 10, fillInterval: 1s}"
             f"{{tokenBucket: {BUCKET}, perIdentity: {{maxTokens: 10, fillInterval: 999ms}}}}",
             ".perIdentity: allows one caller more than tokenBucket allows all together",
         ),
-        ("{tokenBuckets: {}}", ".tokenBuckets: unknown field of LocalRateLimit"),
+        ("{tokenBuckets: {}}", ".tokenBuckets: unknown field of HTTPLocalRateLimit"),
     ],
 )
 def test_refused(text: str, problem: str) -> None:

@@ -89,7 +89,10 @@ BESIDES = {
 # What is not Istio's: messages of our own, and our fields in Istio's messages.
 OWN = {
     "HTTPRoute": "localRateLimit",
-    "LocalRateLimit": "tokenBucket perIdentity",
+    "HTTPLocalRateLimit": "tokenBucket perIdentity",
+    "LocalRateLimit": "selector rules",
+    "LocalRateLimitOverride": "identities tokenBucket",
+    "LocalRateLimitRule": "name match tokenBucket perIdentity overrides",
     "TokenBucket": "maxTokens tokensPerFill fillInterval",
 }
 

@@ -4,7 +4,7 @@ from libc.string cimport strlen
 from fastmesh._core.policy.ratelimit cimport RateState, ratelimit_give_back, ratelimit_key, ratelimit_take
 from fastmesh._core.proxy.ctx cimport Exchange
 from fastmesh._core.shm.layout cimport PEER_SLOTS
-from fastmesh._core.shm.snapshot cimport PER_IDENTITY, SnapAction, SnapLimit, fnv64, snap_at
+from fastmesh._core.shm.snapshot cimport PER_NAMED, PER_ROUTE, SnapAction, SnapLimit, fnv64, snap_at
 
 cdef enum:
     NS_PER_S = 1000000000
@@ -40,17 +40,27 @@ cdef bint limits_take(Exchange *ex, const SnapAction *a) noexcept nogil:
     cdef uint64_t keys[66]       # SNAP_MAX_LIMITS
     cdef uint64_t caller = 0
     cdef RateState s
+    cdef bint named = False
     cdef uint32_t i
     for i in range(a.limits.n):
-        if l[i].per == PER_IDENTITY and caller == 0:
-            caller = caller_of(ex)
-        keys[i] = ratelimit_key(&l[i], caller if l[i].per == PER_IDENTITY else 0)
+        keys[i] = 0
+        if l[i].per != PER_ROUTE:
+            if caller == 0:
+                caller = caller_of(ex)
+            if l[i].per == PER_NAMED:
+                if l[i].who != caller or not ex.peer:
+                    continue
+                named = True
+            elif named:
+                continue
+        keys[i] = ratelimit_key(&l[i], caller if l[i].per != PER_ROUTE else 0)
         if not ratelimit_take(&ex.w.seg, &l[i], keys[i], ex.w.r.now_ns, &s):
             keep(ex, &s)
             while i:
                 i -= 1
-                ratelimit_give_back(&ex.w.seg, &l[i], keys[i])
+                if keys[i]:
+                    ratelimit_give_back(&ex.w.seg, &l[i], keys[i])
             return False
-        if i == 0 or s.left < ex.limit.left:
+        if ex.limit.most == 0 or s.left < ex.limit.left:
             keep(ex, &s)
     return True

@@ -5,7 +5,7 @@ from fastmesh._core.base.err cimport FM_OK
 from fastmesh._core.shm.check cimport Check, fault, field_value_ok, name_ok, regex_ok, str_ok, token_ok, within
 from fastmesh._core.shm.snapshot cimport (
     ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, AF_RETRY_ANYWHERE, AF_RETRY_SAME, CO_CREDENTIALS, CO_FORWARD, HOP_REMOVE, MILLION, OP_ANY,
-    OP_EXACT, OP_PREFIX, OP_REGEX, PER_IDENTITY, RO_LAST, RW_REGEX, SNAP_MAX_LIMITS, SNAP_MAX_RATE, SNAP_MAX_REFILL_S, SNAP_MAX_TOTAL, SNAP_NONE,
+    OP_EXACT, OP_PREFIX, OP_REGEX, PER_NAMED, RO_LAST, RW_REGEX, SNAP_MAX_LIMITS, SNAP_MAX_RATE, SNAP_MAX_REFILL_S, SNAP_MAX_TOTAL, SNAP_NONE,
     SnapAction, SnapCors, SnapDest, SnapHdrOp, SnapLimit, SnapMirror, SnapOrigin)
 
 
@@ -49,7 +49,7 @@ cdef int check_limits(Check *c) noexcept nogil:
     for i in range(c.h.limits.n):
         if not str_ok(c, l[i].name):
             return fault(c, b"limits", i, b"string out of bounds")
-        if l[i].per > PER_IDENTITY or l[i].most == 0 or l[i].fill == 0 or l[i].fill_ms == 0:
+        if l[i].per > PER_NAMED or l[i].most == 0 or l[i].fill == 0 or l[i].fill_ms == 0:
             return fault(c, b"limits", i, b"what it is for is unknown, or a number is 0")
         fill_ms = l[i].fill_ms
         if l[i].fill > fill_ms * (SNAP_MAX_RATE // 1000) or l[i].most * fill_ms // l[i].fill > <uint64_t>SNAP_MAX_REFILL_S * 1000:

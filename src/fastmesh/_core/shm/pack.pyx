@@ -299,7 +299,8 @@ cdef class Packer(Sections):
         (<SnapCors *>self.grow(V_CORS, sizeof(SnapCors)))[0] = c
         self.action_at(index).cors = self.count(V_CORS, sizeof(SnapCors)) - 1
 
-    def limit(self, name: str, *, id: int, most: int, fill: int, fill_ms: int, per: int) -> int:
+    def limit(self, name: str, *, id: int, most: int, fill: int, fill_ms: int, per: int, who: int = 0) -> int:
+        """`who`: fnv1a of a SPIFFE ID."""
         cdef SnapLimit l
         memset(&l, 0, sizeof(l))
         l.id = id
@@ -308,6 +309,7 @@ cdef class Packer(Sections):
         l.fill = fill
         l.fill_ms = fill_ms
         l.per = per
+        l.who = who
         (<SnapLimit *>self.grow(V_LIMITS, sizeof(SnapLimit)))[0] = l
         return self.count(V_LIMITS, sizeof(SnapLimit)) - 1
 

@@ -181,6 +181,7 @@ cdef struct SnapCors:            # 64 bytes: Fetch standard, 3.2
 cdef enum:  # SnapLimit.per
     PER_ROUTE = 0                # one bucket for all
     PER_IDENTITY                 # one for each caller: SPIFFE ID of the peer, else its address
+    PER_NAMED                    # one for the caller `who`, in the place of PER_IDENTITY's; these come first
 
 cdef struct SnapLimit:           # 48 bytes: a token bucket, shared by all workers
     uint64_t id                  # hash of what it belongs to and says: stable over generations
@@ -189,7 +190,8 @@ cdef struct SnapLimit:           # 48 bytes: a token bucket, shared by all worke
     uint32_t fill                # tokens that it gains ...
     uint32_t fill_ms             # ... in so many milliseconds
     uint32_t per                 # PER_*
-    uint32_t reserved[4]
+    uint64_t who                 # PER_NAMED: hash of the SPIFFE ID
+    uint32_t reserved[2]
 
 cdef struct SnapAction:          # 192 bytes
     uint8_t kind                 # ACT_*
