@@ -62,7 +62,7 @@ def test_more_requests_than_max_exchanges_are_503_om(silent: Silent) -> None:
             more.send(GET)
             status, fields, body = more.answer()
             assert (status, body) == (503, b"overloaded\n") and "connection" not in fields
-        record = proxy.segment.log_records(10)[0]
+        record = wait_for(lambda: proxy.segment.log_records(10))[0]
         assert (record["status"], record["flags"], record["details"]) == (503, OM, "overload")
         assert record["path"] == "/"
         assert (proxy.counter("rq_shed_active"), proxy.counter("rq_overload")) == (2, 2)
@@ -150,7 +150,7 @@ def test_at_the_cap_of_memory_new_requests_are_503_om_and_old_ones_end(silent: S
         hogs = hog(proxy, 0.96, 16 * MIB)
         status, fields, body = proxy.get()
         assert (status, fields["connection"], body) == (503, "close", b"overloaded\n")
-        assert proxy.segment.log_records(10)[0]["flags"] == OM
+        assert wait_for(lambda: proxy.segment.log_records(10))[0]["flags"] == OM
         assert proxy.counter("rq_shed_memory") == 1
         silent.go.set()
         assert [peer.answer()[0] for peer in held] == [200, 200]
