@@ -95,6 +95,13 @@ COUNTERS = {
     "cx_shed": "Connections that clients were told to leave because of the memory in use.",
     "rq_limited": "Requests refused by a rate limit (429, RL).",
     "rl_evicted": "Token buckets that were given up, before they were full again, for other callers.",
+    "hc_attempt": "Active health checks made.",
+    "hc_success": "Active health checks passed.",
+    "hc_failure": "Active health checks failed, for whatever reason.",
+    "hc_network_failure": "Active health checks that failed without an answer that could be judged.",
+    "hc_unhealthy": "Endpoints that active health checks found unhealthy.",
+    "hc_healthy": "Endpoints that active health checks found healthy.",
+    "hc_deferred": "Times that active health checks were due and had to wait: too many were in flight.",
     "rq_retry_given_up": "Retries not made because a hop further down the chain has used them up.",
     "rq_retry_overflow": "Retries that the retry budget or maxRetries did not allow.",
     "h2_cx": "HTTP/2 connections, of clients and to upstreams.",
@@ -287,6 +294,30 @@ def workers(agent: Agent, out: Exposition) -> None:
             out.sample(worker["epoch"], labels_text({"worker": str(row)}))
 
 
+def health(agent: Agent, out: Exposition) -> None:
+    """Endpoints of each cluster with active health checks, and how many of them fail these."""
+    from fastmesh._core.shm import clusters as cells
+    from fastmesh._core.shm.segment import cluster_id
+
+    config = agent.publisher.config
+    checked = []
+    for cluster in config["clusters"] if config else ():
+        cell = (
+            agent.publisher.cells.clusters.get(cluster_id(cluster["name"])) if "health" in cluster else None
+        )
+        if cell is not None:
+            bad = cells.stats(agent.segment, cell)["unhealthy"]
+            checked.append((labels_text({"cluster": cluster["name"]}), len(cluster["endpoints"]), bad))
+    if not checked:
+        return
+    out.family("fastmesh_cluster_endpoints", "gauge", "Endpoints of a cluster with active health checks.")
+    for labels, count, _ in checked:
+        out.sample(count, labels)
+    out.family("fastmesh_cluster_endpoints_unhealthy", "gauge", "... and those that fail them.")
+    for labels, _, bad in checked:
+        out.sample(bad, labels)
+
+
 def agent_metrics(agent: Agent, out: Exposition) -> None:
     """What the agent itself knows."""
     from fastmesh import __version__
@@ -355,6 +386,7 @@ def metrics(agent: Agent) -> str:
     for name, value in agent.segment.counters().items():
         out.counter(counter_name(name), COUNTERS.get(name, "See shm/stats.pxd."), value)
     workers(agent, out)
+    health(agent, out)
     agent_metrics(agent, out)
     memory(agent, out)
     out.gauge("fastmesh_scrape_seconds", "What this scrape took.", time.monotonic() - began)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 JSON = "application/json"
 REDACTED = "[redacted]"
 CONSECUTIVE = ("consecutive_5xx", "consecutive_gateway", "consecutive_local")
+CHECKED = ("unknown", "healthy", "unhealthy")  # HE_* of shm/cells.pxd
 SECRETS = {"key", "token"}
 # PEM files: what is in them is what somebody's path pointed at, which may hold a private key as well.
 PEM = {"cert", "ca"}
@@ -165,6 +166,7 @@ def cluster_states(agent: Agent) -> list[dict[str, Any]]:
                     "rq_total": state["requests"],
                     "rq_error": state["failures"],
                     **outlier_state(agent, cluster, cell, now),
+                    **check_state(agent, cluster, cell),
                 }
             )
         found.append(
@@ -196,6 +198,21 @@ def outlier_state(agent: Agent, cluster: Mapping[str, Any], cell: int, now: int)
         "consecutive_gateway": said["in_row_gateway"],
         "consecutive_local": said["in_row_local"],
     }
+
+
+def check_state(agent: Agent, cluster: Mapping[str, Any], cell: int) -> dict[str, Any]:
+    """What active health checks say of an endpoint; who fails them is unhealthy, ejected or not."""
+    from fastmesh._core.shm import clusters as cells
+
+    if "health" not in cluster:
+        return {"active_check": "off", "checks_passed": 0, "checks_failed": 0}
+    said = cells.health(agent.segment, cell)
+    shown: dict[str, Any] = {
+        "active_check": CHECKED[said["health"]],
+        "checks_passed": said["in_row_pass"],
+        "checks_failed": said["in_row_fail"],
+    }
+    return {"health": "unhealthy", **shown} if shown["active_check"] == "unhealthy" else shown
 
 
 def circuit_breakers(agent: Agent, cluster: Mapping[str, Any]) -> dict[str, int]:
@@ -236,7 +253,14 @@ def clusters(agent: Agent, query: Query) -> Answer:
             lines.append(f"{lead}::rq_success::{endpoint['rq_total'] - endpoint['rq_error']}\n")
             lines.append(f"{lead}::hostname::{endpoint['hostname']}\n")
             lines.append(f"{lead}::health_flags::{endpoint['health']}\n")
-            for key in ("ejected_ms", "ejections", *CONSECUTIVE):
+            for key in (
+                "active_check",
+                "checks_passed",
+                "checks_failed",
+                "ejected_ms",
+                "ejections",
+                *CONSECUTIVE,
+            ):
                 lines.append(f"{lead}::{key}::{endpoint[key]}\n")
             lines.append(f"{lead}::weight::{endpoint['weight']}\n")
     return 200, PLAIN, "".join(lines)

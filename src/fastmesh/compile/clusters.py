@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fastmesh.compile.health import watch
 from fastmesh.compile.lbpolicy import balance
 from fastmesh.compile.outlier import detect
 from fastmesh.model.index import Index, Rule, Service, effective_policy, labels_match
@@ -78,6 +79,7 @@ def base_cluster(
         out["namespace"] = namespace
     balance(out, policy.get("loadBalancer", {}))
     detect(out, policy.get("outlierDetection"))
+    watch(out, policy.get("healthChecks"))
     pool = policy.get("connectionPool", {})
     tcp, http = pool.get("tcp", {}), pool.get("http", {})
     if "maxConnectionDuration" in tcp:

@@ -11,6 +11,7 @@ from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from fastmesh._core.shm.pack import NONE, Packer, fnv1a
 from fastmesh.compile.balance import pack_balance
 from fastmesh.compile.cells import CellMap
+from fastmesh.compile.health import pack_health
 from fastmesh.compile.outlier import pack_outlier
 from fastmesh.compile.packing import choose, refuse, run, uint
 from fastmesh.compile.tables import MAX_TOTAL, MAX_WEIGHT, TablePacker
@@ -185,6 +186,7 @@ def pack_cluster(
         )
     pack_balance(packer, index, cluster, path)
     pack_outlier(packer, index, cluster, path)
+    pack_health(packer, index, cluster, path)
     return index
 
 

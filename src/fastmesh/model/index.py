@@ -18,7 +18,14 @@ DOMAIN: Final = "cluster.local"
 ROOT_NAMESPACE: Final = "istio-system"
 """Rules in this namespace are mesh-wide, as in Istio."""
 
-POLICY_BLOCKS: Final = ("loadBalancer", "connectionPool", "outlierDetection", "tls", "retryBudget")
+POLICY_BLOCKS: Final = (
+    "loadBalancer",
+    "connectionPool",
+    "outlierDetection",
+    "healthChecks",
+    "tls",
+    "retryBudget",
+)
 
 
 def full_name(host: str, namespace: str) -> str:

@@ -224,6 +224,22 @@ class OutlierDetection(TypedDict, total=False):
     min_health_percent: int  # with fewer usable ones all are used: 0
 
 
+class HealthCheck(TypedDict):
+    """Active checks of each endpoint, made by the workers."""
+
+    kind: Literal["http", "grpc", "tcp"]
+    interval_ms: int  # from the end of one check to the next
+    timeout_ms: int
+    unhealthy: NotRequired[int]  # failures in a row: 3
+    healthy: NotRequired[int]  # successes in a row: 2
+    jitter_percent: NotRequired[int]  # of the interval, up to: 10
+    port: NotRequired[int]  # another than the endpoint's
+    path: NotRequired[str]  # with http
+    host: NotRequired[str]  # :authority; the service
+    service: NotRequired[str]  # with grpc
+    expected: NotRequired[list[list[int]]]  # with http: [first, last]; 200
+
+
 class Cluster(TypedDict):
     name: str  # outbound|9080|v1|reviews.default.svc.cluster.local
     service: NotRequired[str]  # reviews.default.svc.cluster.local
@@ -231,6 +247,7 @@ class Cluster(TypedDict):
     lb: NotRequired[Balancing]  # LEAST_REQUEST
     decay_ms: NotRequired[int]  # with PEAK_EWMA: 10000
     outlier: NotRequired[OutlierDetection]  # without it nothing is ejected
+    health: NotRequired[HealthCheck]  # without it no endpoint is checked
     hash: NotRequired[Hash]  # with RING_HASH and MAGLEV, and only with them
     warm: NotRequired[Warm]
     connect_timeout_ms: NotRequired[int]  # 10000 (Istio)

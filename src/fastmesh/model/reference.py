@@ -51,6 +51,18 @@ of a file are told at once, with file and line. This page is generated from the 
   request finds out: if it fails the endpoint is out again, for longer. `maxEjectionPercent: 0` means 10, as
   in Istio; one endpoint may always be ejected; when all are, requests get 503 with the flag UH
   (`minHealthPercent` prevents it). Without `outlierDetection` nothing is ejected.
+- `healthChecks` is not Istio's: the proxy itself checks each endpoint, every `interval` (counted from the end
+  of a check; with traffic and without), on a connection of its own that no limit counts, with the TLS that
+  requests to the endpoint have. Names are those of Envoy's `HealthCheck`; exactly one of `httpHealthCheck`
+  (GET; 200 or `expectedStatuses`, whose `end` is not in the range, as in Envoy), `grpcHealthCheck`
+  (`grpc.health.v1.Health/Check` says SERVING) and `tcpHealthCheck` (a connection, and TLS where there is
+  some, can be made). `unhealthyThreshold` (3) failures in a row, of whatever kind (Envoy takes a bad HTTP
+  status at once), make an endpoint unhealthy for all workers of the proxy, `healthyThreshold` (2) successes
+  in a row bring it back, with its `warmup`; of a new endpoint, which is used meanwhile, the first check
+  decides. `intervalJitterPercent` is 10. `host` and `authority` are the service's name unless given,
+  `altPort` is asked instead of the endpoint's port. An endpoint is used when it is neither unhealthy nor
+  ejected; when none is left, requests get 503 with the flag UH (`outlierDetection.minHealthPercent` prevents
+  it, and counts both).
 - `simple: PEAK_EWMA` is not Istio's: Linkerd's algorithm, the better of two endpoints by the time answers
   took there (a peak counts at once, then it fades over 10 s) and the requests in flight, over all workers. A
   failed attempt, 429, 502, 503 and 504 count as a second at least.

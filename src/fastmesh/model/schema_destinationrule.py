@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastmesh.model import formats as fmt
 from fastmesh.model.fields import Bool, Duration, Enum, Int, List, Map, Message, Number, Str, later, req
 from fastmesh.model.problems import Reporter
+from fastmesh.model.schema_health import HEALTH_CHECKS
 from fastmesh.model.schema_loadbalancer import LOAD_BALANCER
 from fastmesh.model.schema_outlier import OUTLIER_DETECTION
 from fastmesh.model.schema_virtualservice import EXPORT_TO, PORT_SELECTOR
@@ -109,6 +110,7 @@ _COMMON: Final[dict[str, Any]] = {
     "loadBalancer": LOAD_BALANCER,
     "connectionPool": CONNECTION_POOL,
     "outlierDetection": OUTLIER_DETECTION,
+    "healthChecks": HEALTH_CHECKS,
     "tls": CLIENT_TLS,
 }
 

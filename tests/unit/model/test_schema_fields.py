@@ -57,7 +57,7 @@ API = {
     "Port": "number protocol name targetPort",
     "Percent": "value",
     "PortSelector": "number",
-    "PortTrafficPolicy": "port loadBalancer connectionPool outlierDetection tls",
+    "PortTrafficPolicy": "port loadBalancer connectionPool outlierDetection healthChecks tls",
     "RegexRewrite": "match rewrite",
     "RingHash": "minimumRingSize",
     "Server": "port bind hosts tls defaultEndpoint name",
@@ -71,7 +71,7 @@ API = {
     "StringMatch": "exact prefix regex",
     "Subset": "name labels trafficPolicy",
     "TCPSettings": "maxConnections connectTimeout tcpKeepalive maxConnectionDuration idleTimeout",
-    "TrafficPolicy": "loadBalancer connectionPool outlierDetection tls portLevelSettings tunnel "
+    "TrafficPolicy": "loadBalancer connectionPool outlierDetection healthChecks tls portLevelSettings tunnel "
     "proxyProtocol "
     "retryBudget",
     "TcpKeepalive": "probes time interval",
@@ -79,6 +79,20 @@ API = {
     "VirtualService": "hosts gateways http tls tcp exportTo",
     "WarmupConfiguration": "duration minimumPercent aggression",
     "WorkloadEntry": "address ports labels network locality weight serviceAccount",
+}
+# Our own healthChecks, with the fields of Envoy's core.v3.HealthCheck (API of Envoy 1.32).
+API |= {
+    "HealthCheck": "timeout interval initialJitter intervalJitter intervalJitterPercent unhealthyThreshold "
+    "healthyThreshold altPort reuseConnection httpHealthCheck tcpHealthCheck grpcHealthCheck "
+    "customHealthCheck noTrafficInterval noTrafficHealthyInterval unhealthyInterval unhealthyEdgeInterval "
+    "healthyEdgeInterval "
+    "eventLogPath eventLogger eventService alwaysLogHealthCheckFailures alwaysLogHealthCheckSuccess "
+    "tlsOptions transportSocketMatchCriteria",
+    "HttpHealthCheck": "host path send receive responseBufferSize requestHeadersToAdd requestHeadersToRemove "
+    "expectedStatuses retriableStatuses codecClientType serviceNameMatcher method",
+    "GrpcHealthCheck": "serviceName authority initialMetadata",
+    "TcpHealthCheck": "send receive proxyProtocolConfig",
+    "Int64Range": "start end",
 }
 # Old names that Istio has removed, and a second spelling that its CRD has.
 BESIDES = {

@@ -8,13 +8,15 @@ others by weight, so that no neighbour takes it all.
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastmesh._core.base.sys cimport fm_load_relaxed, fm_load_relaxed32
+from fastmesh._core.policy.health cimport health_out
 from fastmesh._core.policy.lb cimport LbView, rng_next
 from fastmesh._core.policy.lb_ewma cimport ewma_cost
 from fastmesh._core.policy.lb_hash cimport HashWalk, hash_begin, hash_next
 from fastmesh._core.policy.lb_warm cimport WARM_TRIES, WARM_WHOLE, warm_share
 from fastmesh._core.policy.outlier cimport outlier_claim
+from fastmesh._core.shm.cells cimport HE_UNHEALTHY
 from fastmesh._core.shm.snapshot cimport (
-    CL_EQUAL, LB_LEAST_REQUEST, LB_PEAK_EWMA, LB_RING_HASH, LB_ROUND_ROBIN, OF_ON, SNAP_NONE, Snap, SnapCluster, SnapEndpoint)
+    CL_EQUAL, HK_NONE, LB_LEAST_REQUEST, LB_PEAK_EWMA, LB_RING_HASH, LB_ROUND_ROBIN, OF_ON, SNAP_NONE, Snap, SnapCluster, SnapEndpoint)
 
 
 cdef inline uint32_t below(uint64_t *rng, uint32_t n) noexcept nogil:
@@ -23,7 +25,8 @@ cdef inline uint32_t below(uint64_t *rng, uint32_t n) noexcept nogil:
 
 
 cdef inline bint ejected(const LbView *v, const SnapEndpoint *e) noexcept nogil:
-    return fm_load_relaxed(&v.cells[e.cell].ejected_until_ns) > v.now_ns and not v.panic
+    return not v.panic and (fm_load_relaxed(&v.cells[e.cell].ejected_until_ns) > v.now_ns
+                            or fm_load_relaxed32(&v.cells[e.cell].health) == HE_UNHEALTHY)
 
 
 cdef inline bint usable(const LbView *v, const SnapEndpoint *e, uint32_t avoid_cell) noexcept nogil:
@@ -177,7 +180,7 @@ cdef const SnapEndpoint *choose(const Snap *s, const SnapCluster *c, const LbVie
     if usable(v, found, avoid_cell):
         return found
     found = among(c, e, v, rng, avoid_cell, False)
-    if found == NULL and c.outlier.flags & OF_ON:
+    if found == NULL and (c.outlier.flags & OF_ON or c.health.kind != HK_NONE):
         # better the one to be avoided than one that is ejected
         return among(c, e, v, rng, SNAP_NONE, False)
     if found == NULL:
@@ -186,10 +189,17 @@ cdef const SnapEndpoint *choose(const Snap *s, const SnapCluster *c, const LbVie
     return found if found != NULL else e
 
 
-cdef inline bint panic(const SnapCluster *c, const LbView *v) noexcept nogil:
+cdef inline bint few(const SnapCluster *c, uint64_t out) noexcept nogil:
     cdef uint64_t n = c.endpoints.n
-    cdef uint64_t out = fm_load_relaxed32(&v.clusters[c.cell].ejected)
     return out != 0 and (n - out if out < n else 0) * 100 < c.panic_percent * n
+
+
+cdef bint panic(const Snap *s, const SnapCluster *c, const LbView *v) noexcept nogil:
+    cdef uint32_t ejected = fm_load_relaxed32(&v.clusters[c.cell].ejected)
+    cdef uint32_t unhealthy = fm_load_relaxed32(&v.clusters[c.cell].unhealthy)
+    if ejected and unhealthy and few(c, <uint64_t>ejected + unhealthy):
+        return few(c, health_out(v.cells, s, c))  # who is both is in both counts
+    return few(c, <uint64_t>ejected + unhealthy)
 
 
 cdef const SnapEndpoint *watched(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil:
@@ -198,7 +208,7 @@ cdef const SnapEndpoint *watched(const Snap *s, const SnapCluster *c, const LbVi
     cdef const SnapEndpoint *found
     cdef uint64_t until
     cdef uint32_t i
-    all.panic = c.panic_percent != 0 and panic(c, v)
+    all.panic = c.panic_percent != 0 and panic(s, c, v)
     for i in range(c.endpoints.n + 1):
         found = choose(s, c, &all, rng, avoid_cell)
         if found == NULL:

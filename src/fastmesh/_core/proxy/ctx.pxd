@@ -132,6 +132,14 @@ cdef struct Worker:
     uint64_t probe_next_ms
     uint64_t lag_until_ms        # how long what the last ones showed is believed
     uint32_t lag_over            # probes in a row that waited for longer than shed_lag_ms
+    Pool checks                  # HealthCheck: active health checks in flight (proxy/healthcheck)
+    HealthCheck *checking
+    HealthCheck *dead_check
+    uint32_t *checked            # [CL_CELLS]: indexes of this generation's clusters that have health checks
+    uint32_t nchecked
+    uint32_t check_from          # which of their endpoints is looked at first: where there was no room the last time
+    uint64_t check_ms            # when check_timer fires
+    Timer check_timer
 
 cdef enum:  # Exchange.phase, in order; a retry goes back to PICK
     PH_HEAD = 0                  # the request head is being judged
@@ -417,4 +425,37 @@ cdef struct H1c:                 # client side of an upstream HTTP/1 connection
     uint64_t tag
     uint64_t tls_policy
     uint64_t wire_before         # conn.wire_tx when this request began
+    H1Body body
+
+cdef enum:  # HealthCheck.state
+    KS_CONNECT = 0
+    KS_HEAD                      # the request is sent
+    KS_BODY
+    KS_GONE
+
+cdef enum:  # HealthCheck.result
+    KR_NONE = 0
+    KR_PASS
+    KR_FAIL                      # an answer that is not what is expected
+    KR_NETWORK                   # no answer
+
+cdef struct HealthCheck:         # one active health check of one endpoint, on a connection of its own (proxy/healthcheck)
+    H2Io io                      # io.w and io.conn are set whatever is spoken
+    HealthCheck *next            # Worker.checking
+    HealthCheck *prev
+    HealthCheck *next_dead
+    uint64_t cluster             # stable id
+    uint64_t tag
+    uint64_t claim               # what EpCell.check_at_ns is while this check counts
+    uint32_t cell
+    uint8_t kind                 # HK_*
+    uint8_t state                # KS_*
+    uint8_t result               # KR_*: HTTP/2, known in the middle of a frame; it counts at the end of the turn
+    uint8_t h2                   # it is spoken
+    uint8_t interim              # 1xx answers so far
+    uint8_t grpc                 # grpc-status + 1; 0: none was seen
+    uint16_t status
+    uint32_t seen
+    uint32_t body_n              # bytes of the answer's body so far
+    char message[64]             # MESSAGE_MOST: the first of them
     H1Body body

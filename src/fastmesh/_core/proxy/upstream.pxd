@@ -1,12 +1,16 @@
 """Upstream connections (L3): per endpoint idle HTTP/1 ones and shared HTTP/2 ones, dialling, and what becomes of them when the config changes."""
-from libc.stdint cimport uint32_t, uint64_t
-from fastmesh._core.net.conn cimport Conn
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from fastmesh._core.net.conn cimport Conn, ConnOps
 from fastmesh._core.proxy.ctx cimport Exchange, H1c, UpPool, Worker
 from fastmesh._core.shm.snapshot cimport SnapCluster, SnapEndpoint
 
 cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, bint fresh) noexcept nogil
 """Attach a connection to ex (ex.up). FM_OK: it is idle and usable now. FM_AGAIN: it is being dialled; its ops report. Else: RE_CONNECT,
 RE_PENDING, RE_OVERLOAD, RE_UP_TLS. `fresh`: not a pooled one."""
+cdef Conn *upstream_connect(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, uint16_t port, const ConnOps *ops, void *owner,
+                            int *code) noexcept nogil
+"""Dial an endpoint (at another port: not 0), with the cluster's TLS where the endpoint has it. Not pooled, not counted, without a deadline.
+NULL: *code is FM_ENOMEM, FM_ERESET or FM_ETLS."""
 cdef void upstream_release(H1c *u) noexcept nogil
 """The answer is complete and the connection may serve again: into the pool (or closed when its time is over)."""
 cdef void upstream_idle_closed(Worker *w, uint32_t cell, uint64_t tag, uint64_t idle_since) noexcept nogil

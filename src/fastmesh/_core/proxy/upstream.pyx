@@ -1,7 +1,7 @@
 """Upstream connections (L3). See upstream.pxd."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from fastmesh._core.base.err cimport FM_AGAIN, FM_ENOMEM, FM_ETLS_CERT, FM_ETLS_IDENTITY, FM_OK
+from fastmesh._core.base.err cimport FM_AGAIN, FM_ENOMEM, FM_ETLS, FM_ETLS_CERT, FM_ETLS_IDENTITY, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport CF_HUP, CF_READABLE, Conn, ConnOps, conn_close, conn_deadline, conn_dial
@@ -83,8 +83,8 @@ cdef inline uint64_t policy_of(const SnapCluster *c, const SnapEndpoint *ep) noe
     return c.tls_policy if ep.flags & EP_TLS else 0
 
 
-cdef Conn *dial(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, UpPool *p, const ConnOps *ops, void *owner, int *rc) noexcept nogil:
-    # NULL: *rc is why
+cdef Conn *upstream_connect(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, uint16_t port, const ConnOps *ops, void *owner,
+                            int *code) noexcept nogil:
     cdef TlsCtx *ctx = NULL
     cdef TlsPeer peer
     cdef Slice sans[SANS_MOST]
@@ -93,8 +93,10 @@ cdef Conn *dial(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, UpPool 
     cdef Addr to
     cdef Conn *conn
     cdef uint32_t i
-    cdef int code = 0
+    code[0] = FM_ETLS
     if ep.flags & EP_TLS:
+        if c.tls >= w.ntls or c.sans.n > SANS_MOST:
+            return NULL          # never plaintext instead
         ctx = w.tls[c.tls]
         strs = <const SnapStr *>snap_at(&w.snap, c.sans.off)
         for i in range(c.sans.n):
@@ -106,8 +108,19 @@ cdef Conn *dial(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, UpPool 
         peer.host.p = sni.p
         peer.host.n = 0 if peer.verify_san else sni.n
     to.family = ep.family
-    to.port = ep.port
+    to.port = port if port else ep.port
     memcpy(to.a, ep.addr, 16)
+    conn = conn_dial(&w.r, &to, ctx, sni.p if ctx != NULL else NULL, sni.n if ctx != NULL else 0, &peer if ctx != NULL else NULL,
+                     c.tls_policy ^ ep.tag, ops, owner, code)
+    if conn != NULL and c.flags & CL_KEEPALIVE:
+        sock_keepalive(conn.src.fd, <int>c.keepalive_time_s, <int>c.keepalive_interval_s, <int>c.keepalive_probes)
+    return conn
+
+
+cdef Conn *dial(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, UpPool *p, const ConnOps *ops, void *owner, int *rc) noexcept nogil:
+    # NULL: *rc is why
+    cdef Conn *conn
+    cdef int code = 0
     p.count += 1
     breaker_connected(&w.seg, c.cell)
     if ep.cell >= w.npools:
@@ -115,14 +128,11 @@ cdef Conn *dial(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, UpPool 
     w.seg.rows[w.seg.self_row].e[ep.cell].connections += 1
     w.seg.rows[w.seg.self_row].e[ep.cell].connects += 1
     stat_inc(w.seg.stats, ST_UP_CX_TOTAL)
-    conn = conn_dial(&w.r, &to, ctx, sni.p if ctx != NULL else NULL, sni.n if ctx != NULL else 0, &peer if ctx != NULL else NULL,
-                     c.tls_policy ^ ep.tag, ops, owner, &code)
+    conn = upstream_connect(w, c, ep, 0, ops, owner, &code)
     if conn == NULL:
         stat_inc(w.seg.stats, ST_UP_CX_FAIL)
         rc[0] = RE_OVERLOAD if code == FM_ENOMEM else RE_CONNECT
         return NULL
-    if c.flags & CL_KEEPALIVE:
-        sock_keepalive(conn.src.fd, <int>c.keepalive_time_s, <int>c.keepalive_interval_s, <int>c.keepalive_probes)
     conn_deadline(conn, w.r.now_ms + (c.connect_timeout_ms if c.connect_timeout_ms else 10000))
     return conn
 

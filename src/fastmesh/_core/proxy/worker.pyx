@@ -22,6 +22,8 @@ from fastmesh._core.proto.h2_stream cimport H2_ARENA, H2Stream
 from fastmesh._core.proxy.ctx cimport (
     DOWN_H2, HBUF_BYTES, MAX_LISTENERS, MAX_TLS, TLS_PER_LISTENER, Down, Exchange, H1c, H1s, H2c, H2s, ListenerState, UpPool, Worker)
 from fastmesh._core.proxy.exchange cimport exchange_reap
+from fastmesh._core.proxy.healthcheck cimport (
+    HEALTH_CHECKS, healthcheck_config, healthcheck_init, healthcheck_reap, healthcheck_stop)
 from fastmesh._core.proxy.down cimport down_reap
 from fastmesh._core.proxy.mux_h1_down cimport h1s_accept, h1s_cut, h1s_init, h1s_sweep
 from fastmesh._core.proxy.mux_h1_up cimport h1c_init, h1c_reap
@@ -30,7 +32,7 @@ from fastmesh._core.proxy.overload cimport SHED_SPARE, overload_init, overload_p
 from fastmesh._core.proxy.pending cimport pending_init
 from fastmesh._core.proxy.mux_h2_up cimport h2c_cut, h2c_init, h2c_reap
 from fastmesh._core.proxy.upstream cimport upstream_close_idle, upstream_cut, upstream_sweep
-from fastmesh._core.shm.layout cimport EP_CELLS, ORDER_DRAIN, ORDER_STOP, W_DRAINING, W_GONE, W_SERVING
+from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS, ORDER_DRAIN, ORDER_STOP, W_DRAINING, W_GONE, W_SERVING
 from fastmesh._core.shm.segment cimport Segment, segment_map, snap_current
 from fastmesh._core.shm.snapshot cimport (
     SNAP_NONE, Snap, SnapListener, SnapStr, SnapTls, fnv64, snap_at, snap_listener, snap_str)
@@ -168,6 +170,7 @@ cdef void take_config(Worker *w) noexcept nogil:
         fm_trim_files()          # once, before anybody is served: what making the TLS contexts needed
     listen_now(w)
     upstream_sweep(w)
+    healthcheck_config(w)
     stat_inc(w.seg.stats, ST_SNAP_SWITCH)
     fm_store_release(&w.seg.slot.seen_gen, gen)
 
@@ -204,11 +207,12 @@ cdef void turn_end(Reactor *r) noexcept nogil:
     down_reap(w)
     h1c_reap(w)
     h2c_reap(w)
+    healthcheck_reap(w)
     conn_reap(r)
     w.seg.slot.heartbeat_ns = r.now_ns
     w.seg.slot.loops = r.turns
     w.seg.slot.mem_bytes = r.bufs.held + r.bufs.kept
-    w.seg.slot.upstreams = r.nconns - w.downs.live - w.h2_downs.live
+    w.seg.slot.upstreams = r.nconns - w.downs.live - w.h2_downs.live - w.checks.live
     if w.draining:
         if r.now_ms >= w.drain_idle_ms:
             sweep(w)             # in every turn from now on: answers that began before the drain did not say close
@@ -255,6 +259,7 @@ cdef void obey(Worker *w) noexcept nogil:
             w.drain_idle_ms = w.drain_deadline_ms
         fm_store_release32(&w.seg.slot.state, W_DRAINING)
         upstream_close_idle(w)
+        healthcheck_stop(w)
         tell(w)
         timer_set(&w.r.wheel, &w.drain_timer, w.drain_idle_ms)
 
@@ -327,15 +332,17 @@ cdef bint leaked(Worker *w) noexcept nogil:
             h1s_cut(<H1s *>w.downs_head)
     upstream_cut(w)
     h2c_cut(w)
+    healthcheck_stop(w)
     reactor_forget_tasks(&w.r)
     exchange_reap(w)
     down_reap(w)
     h1c_reap(w)
     h2c_reap(w)
+    healthcheck_reap(w)
     if w.r.nconns != 0:
         return False             # some were still being flushed at the deadline
     return (w.exchanges.live != 0 or w.downs.live != 0 or w.ups.live != 0 or w.h2_downs.live != 0 or w.h2_ups.live != 0 or w.streams.live != 0
-            or w.r.bufs.live != 0 or w.r.bufs.held != 0)
+            or w.checks.live != 0 or w.r.bufs.live != 0 or w.r.bufs.held != 0)
 
 
 cdef uint64_t option(dict given, str name) except? 0:
@@ -375,21 +382,22 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
     w.opt.shed_lag_ms = <uint32_t>option(options, "shed_lag_ms")
     w.opt.accept_batch = <uint32_t>option(options, "accept_batch")
     # one connection more for each exchange: its upstream
-    if reactor_init(&w.r, w.opt.max_memory, w.opt.max_connections + w.opt.max_exchanges, sizeof(Conn)) != FM_OK:
+    if reactor_init(&w.r, w.opt.max_memory, w.opt.max_connections + w.opt.max_exchanges + HEALTH_CHECKS, sizeof(Conn)) != FM_OK:
         raise MemoryError
     w.r.ctx = w
     w.hbuf = <char *>malloc(HBUF_BYTES)
     w.arena = <char *>malloc(H2_ARENA)
     w.pools = <UpPool *>calloc(EP_CELLS, sizeof(UpPool))
     w.rr = <uint32_t *>calloc(EP_CELLS, sizeof(uint32_t))
-    if w.hbuf == NULL or w.arena == NULL or w.pools == NULL or w.rr == NULL or segment_map(segment, slot, &w.seg) != FM_OK:
+    w.checked = <uint32_t *>calloc(CL_CELLS, sizeof(uint32_t))
+    if w.hbuf == NULL or w.arena == NULL or w.pools == NULL or w.rr == NULL or w.checked == NULL or segment_map(segment, slot, &w.seg) != FM_OK:
         raise MemoryError
     pool_init(&w.exchanges, sizeof(Exchange), w.opt.max_exchanges + SHED_SPARE)
     pool_init(&w.downs, sizeof(H1s), w.opt.max_connections)
     pool_init(&w.ups, sizeof(H1c), w.opt.max_exchanges)
     pool_init(&w.h2_downs, sizeof(H2s), w.opt.max_connections)
     pool_init(&w.h2_ups, sizeof(H2c), w.opt.max_exchanges)
-    pool_init(&w.streams, sizeof(H2Stream), 2 * w.opt.max_exchanges + SHED_SPARE)
+    pool_init(&w.streams, sizeof(H2Stream), 2 * w.opt.max_exchanges + SHED_SPARE + HEALTH_CHECKS)
     getrandom(&seed, sizeof(seed), 0)
     w.rng = seed | 1
     h1s_init(w)
@@ -397,6 +405,7 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
     h2s_init(w)
     h2c_init(w)
     pending_init(w)
+    healthcheck_init(w)
     w.drain_timer.fn = drain_tick
     w.first_timer.fn = no_config_yet
     w.first_timer.arg = w

@@ -43,7 +43,7 @@ cdef struct ClCell:              # 64 bytes; of a cluster
     uint64_t tag                 # its id; 0 = free
     uint64_t swept_ns            # CLOCK_MONOTONIC: when outlier detection last looked at all; by CAS: who sets it does it
     uint32_t ejected             # endpoints that are ejected
-    uint32_t reserved0
+    uint32_t unhealthy           # ... whose active health checks fail; counted anew again and again (policy/health)
     uint64_t reserved[5]
 
 cdef struct ClShard:             # 32 bytes; one worker's share: the gauges of circuit breaking, zeroed when the worker dies

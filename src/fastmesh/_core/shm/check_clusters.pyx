@@ -5,8 +5,12 @@ from fastmesh._core.base.err cimport FM_OK
 from fastmesh._core.shm.check cimport Check, fault, name_ok, str_ok, token_ok, within
 from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS
 from fastmesh._core.shm.snapshot cimport (
-    CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_KEEPALIVE, CL_VERIFY_SAN, EP_TLS, HASH_COOKIE, HASH_NONE, HASH_QUERY, HK_NONE, LB_MAGLEV, LB_PEAK_EWMA,
-    LB_RING_HASH, MILLION, OF_ON, OF_SPLIT, SNAP_MAX_TOTAL, SNAP_MAX_WEIGHT, SNAP_NONE, SnapCluster, SnapEndpoint, SnapStr, fnv64)
+    CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_KEEPALIVE, CL_VERIFY_SAN, EP_TLS, HASH_COOKIE, HASH_NONE, HASH_QUERY, HK_HTTP, HK_NONE, HK_TCP, LB_MAGLEV, LB_PEAK_EWMA,
+    LB_RING_HASH, MILLION, OF_ON, OF_SPLIT, SNAP_MAX_HOST, SNAP_MAX_NAME, SNAP_MAX_TOTAL, SNAP_MAX_WEIGHT, SNAP_NONE, SnapCluster, SnapEndpoint,
+    SnapHealth, SnapStr, fnv64)
+
+cdef enum:
+    PORT_DIGITS = 6              # behind a host: ":65535"
 
 
 cdef int check_hash(Check *c, const SnapCluster *k, uint32_t index) noexcept nogil:
@@ -36,6 +40,28 @@ cdef int check_hash(Check *c, const SnapCluster *k, uint32_t index) noexcept nog
     return FM_OK
 
 
+cdef int check_health(Check *c, const SnapHealth *h, uint32_t index) noexcept nogil:
+    cdef const uint32_t *expected = <const uint32_t *>(c.base + h.expected.off)
+    cdef uint32_t i
+    if h.kind == HK_NONE:
+        return FM_OK
+    if h.kind > HK_TCP or h.flags:
+        return fault(c, b"clusters", index, b"no such health check")
+    if h.interval_ms == 0 or h.timeout_ms == 0 or h.unhealthy == 0 or h.healthy == 0 or h.jitter_percent > 100:
+        return fault(c, b"clusters", index, b"health check: no time, no threshold, or more than 100 percent")
+    if not token_ok(c, h.path) or not token_ok(c, h.host) or h.host.n > SNAP_MAX_HOST + PORT_DIGITS or not str_ok(c, h.service) or (
+            h.service.n > SNAP_MAX_NAME):
+        return fault(c, b"clusters", index, b"health check: not a valid path, host or service")
+    if h.kind == HK_HTTP and (h.path.n == 0 or c.base[h.path.off] != c'/'):
+        return fault(c, b"clusters", index, b"health check: a path begins with a slash")
+    if not within(c.h.u32s, sizeof(uint32_t), h.expected) or h.expected.n % 2:
+        return fault(c, b"clusters", index, b"health check: statuses out of bounds")
+    for i in range(0, h.expected.n, 2):
+        if expected[i] < 100 or expected[i + 1] > 599 or expected[i] > expected[i + 1]:
+            return fault(c, b"clusters", index, b"health check: statuses out of range")
+    return FM_OK
+
+
 cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept nogil:
     cdef const SnapEndpoint *e = <const SnapEndpoint *>(c.base + k.endpoints.off)
     cdef uint64_t sum = 0
@@ -60,8 +86,9 @@ cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept 
         return fault(c, b"clusters", index, b"a panic threshold of no use")
     if k.hash_on > HASH_QUERY or (k.lb >= LB_RING_HASH) != (k.hash_on != HASH_NONE):
         return fault(c, b"clusters", index, b"hash unknown, or of no use")
-    if k.health.kind != HK_NONE:
-        return fault(c, b"clusters", index, b"no such health check")
+    rc = check_health(c, &k.health, index)
+    if rc != FM_OK:
+        return rc
     if k.levels.n or not str_ok(c, k.hash_name) or not str_ok(c, k.hash_path) or not within(c.h.u32s, sizeof(uint32_t), k.hash_table):
         return fault(c, b"clusters", index, b"levels, strings or hash table out of bounds")
     if k.warm_ms and (k.warm_least_percent > 100 or k.warm_aggression_centi < 100):

@@ -65,7 +65,7 @@ def release(segment: Segment, cell: int) -> None:
 
 
 def stats(segment: Segment, cell: int) -> dict[str, int]:
-    """The gauges of circuit breaking, summed over the workers, what the limits have refused, and how many endpoints are ejected."""
+    """The gauges of circuit breaking, summed over the workers, what the limits have refused, and how many endpoints are ejected or unhealthy."""
     cdef uint32_t i = index_of(cell)
     cdef uint32_t w
     cdef ClShard *c
@@ -77,7 +77,10 @@ def stats(segment: Segment, cell: int) -> dict[str, int]:
         sums["connections"] += fm_load_relaxed32(&c.connections)
         sums["retries"] += fm_load_relaxed32(&c.retries)
         sums["overflows"] += fm_load_relaxed(&c.overflows)
-    return {**sums, "ejected": fm_load_relaxed32(&segment.cluster_cells_at()[i].ejected)}
+    return {
+        **sums, "ejected": fm_load_relaxed32(&segment.cluster_cells_at()[i].ejected),
+        "unhealthy": fm_load_relaxed32(&segment.cluster_cells_at()[i].unhealthy),
+    }
 
 
 def verdict(segment: Segment, cell: int) -> dict[str, int]:
@@ -89,4 +92,15 @@ def verdict(segment: Segment, cell: int) -> dict[str, int]:
         "ejected_until": fm_load_relaxed(&e.ejected_until_ns), "probing": fm_load_relaxed32(&e.probing),
         "ejections": fm_load_relaxed32(&e.ejections), "in_row_5xx": fm_load_relaxed32(&e.in_row_5xx),
         "in_row_gateway": fm_load_relaxed32(&e.in_row_gateway), "in_row_local": fm_load_relaxed32(&e.in_row_local),
+    }
+
+
+def health(segment: Segment, cell: int) -> dict[str, int]:
+    """What active health checks say of an endpoint: `health` HE_* of shm/cells.pxd; `check_at`: when the next one is due (CLOCK_MONOTONIC ns)."""
+    if not 0 <= cell < EP_CELLS:
+        raise IndexError(f"endpoint cell {cell} of {EP_CELLS}")
+    cdef EpCell *e = &segment.cells_at()[<uint32_t>cell]
+    return {
+        "health": fm_load_relaxed32(&e.health), "in_row_pass": fm_load_relaxed32(&e.in_row_pass),
+        "in_row_fail": fm_load_relaxed32(&e.in_row_fail), "check_at": fm_load_relaxed(&e.check_at_ns),
     }

@@ -100,6 +100,14 @@ COUNTER_NAMES = (
     "rq_shed_active",
     "rq_shed_lag",
     "cx_shed",
+    # active health checks
+    "hc_attempt",
+    "hc_success",
+    "hc_failure",
+    "hc_network_failure",
+    "hc_unhealthy",
+    "hc_healthy",
+    "hc_deferred",
 )
 # Response flags as bits (RF_*): Envoy's letters.
 FLAG_NAMES = {

@@ -15,7 +15,7 @@ from fastmesh._core.shm.sections cimport (
     V_TABLES, V_TLS, V_U32S, V_VHOSTS, Sections)
 from fastmesh._core.shm.snapshot cimport (
     CL_EQUAL, CL_KEEPALIVE, OP_EXACT, OP_PATH_PREFIX, OP_PREFIX, SNAP_MAX_LENGTHS, SNAP_MAX_PATTERN, SNAP_NONE, SnapAction, SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp,
-    SnapHost, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapPath, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64, host_hash, path_hash)
+    SnapHealth, SnapHost, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapPath, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64, host_hash, path_hash)
 from fastmesh._core.shm.stride cimport rr_stride
 
 NONE = <uint32_t>SNAP_NONE         # no index
@@ -163,6 +163,16 @@ cdef class Packer(Sections):
         cdef SnapOutlier *o = &self.cluster_at(index).outlier
         o.consecutive_5xx, o.consecutive_gateway, o.consecutive_local, o.interval_ms, o.base_ms, o.most_ms, o.max_percent, o.flags = fields
         self.cluster_at(index).panic_percent = panic_percent
+
+    def cluster_health(self, index: int, fields: tuple, *, path: str, host: str, service: str, expected: list[int]) -> None:
+        """Active health checks of a cluster that was added: SnapHealth's numbers from `kind` to `healthy`, in their order but for flags, and
+        the statuses that are a success, from and to of each range."""
+        cdef SnapHealth *h = &self.cluster_at(index).health
+        h.kind, h.port, h.interval_ms, h.jitter_percent, h.timeout_ms, h.unhealthy, h.healthy = fields
+        h.path = self.text(path)
+        h.host = self.text(host)
+        h.service = self.text(service)
+        h.expected = self.u32_list(expected)
 
     def cluster_keepalive(self, index: int, *, time_s: int, interval_s: int, probes: int) -> None:
         """TCP keep-alive on the connections of a cluster that was added; 0: the system's value."""

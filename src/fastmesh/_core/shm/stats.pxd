@@ -79,6 +79,13 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_RQ_SHED_ACTIVE            # ... of the requests in flight ...
     ST_RQ_SHED_LAG               # ... of how long connections wait for their turn
     ST_CX_SHED                   # clients told to leave (connection: close, GOAWAY) because of the memory in use
+    ST_HC_ATTEMPT                # active health checks: made ...
+    ST_HC_SUCCESS
+    ST_HC_FAILURE                # ... failed, whatever the reason ...
+    ST_HC_NETWORK                # ... without an answer that could be judged: no connection, no TLS, reset, too late, garbage
+    ST_HC_UNHEALTHY              # endpoints that turned unhealthy
+    ST_HC_HEALTHY                # ... and healthy
+    ST_HC_DEFERRED               # looks at what is due that found too many checks in flight
     ST_N                         # must be last
 
 cdef enum:
