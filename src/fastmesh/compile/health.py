@@ -55,7 +55,7 @@ def watch(out: ir.Cluster, said: dict[str, Any] | None) -> None:
 
 
 def pack_health(packer: Packer, index: int, cluster: ir.Cluster, path: str) -> None:
-    from fastmesh.compile.tables import choose, refuse, target_part, uint  # as in outlier.py
+    from fastmesh.compile.packing import choose, refuse, target_part, uint  # as in outlier.py
 
     made = cluster.get("health")
     if made is None:

@@ -162,17 +162,23 @@ cdef void on_drained(Conn *c) noexcept nogil:
 
 # ---- the request -----------------------------------------------------------------------------------------------------------------------
 
+cdef inline bint speaks_link(const HealthCheck *h) noexcept nogil:
+    return h.io.conn.tls != NULL and tls_speaks(h.io.conn.tls) == TLS_ALPN_LINK
+
+
 cdef int write_head(const HealthCheck *h, const SnapCluster *c, Msg *m, char *timeout) noexcept nogil:
     """timeout: GRPC_TIMEOUT_BYTES that the head points into."""
     cdef const Snap *s = &h.io.w.snap
     cdef Slice host = snap_str(s, c.health.host)
+    cdef bint link = h.h2 and speaks_link(h)
     cdef int rc
     msg_reset(m, 0)
     if host.n == 0:
         host = snap_str(s, c.service if c.service.n else c.name)
-    m.minor = 2 if h.h2 else 1
-    if h.h2 and h.io.conn.tls != NULL and tls_speaks(h.io.conn.tls) != TLS_ALPN_LINK:
-        m.flags |= MF_HTTPS      # between sidecars the scheme is what the request came with: none
+    # Over a link the other side's application gets what this says to be: HTTP/1.1, which it surely speaks unless something says HTTP/2.
+    m.minor = 2 if h.h2 and not (link and h.kind != HK_GRPC and not c.flags & CL_H2) else 1
+    if h.h2 and h.io.conn.tls != NULL and not link:
+        m.flags |= MF_HTTPS      # between sidecars the scheme is the application's
     rc = msg_add(m, b"host", 4, host.p, host.n, H_HOST)
     if rc == FM_OK:
         rc = msg_add(m, b"user-agent", 10, b"fastmesh-hc", 11, H_USER_AGENT)
@@ -224,8 +230,7 @@ cdef bint ask_h2(HealthCheck *h, const SnapCluster *c) noexcept nogil:
     limits.max_streams = H2_MAX_STREAMS
     limits.stream_window = H2_STREAM_WINDOW
     limits.conn_window = H2_CONN_WINDOW
-    h2_io_begin(&h.io, w, h.io.conn, h, &IO_OPS, &EVENTS, False, h.io.conn.tls != NULL and tls_speaks(h.io.conn.tls) == TLS_ALPN_LINK,
-                &limits, &w.resp)
+    h2_io_begin(&h.io, w, h.io.conn, h, &IO_OPS, &EVENTS, False, speaks_link(h), &limits, &w.resp)
     st = h2_open(&h.io.h)
     if st == NULL:
         return False
