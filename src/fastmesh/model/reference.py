@@ -60,7 +60,9 @@ of a file are told at once, with file and line. This page is generated from the 
   status at once), make an endpoint unhealthy for all workers of the proxy, `healthyThreshold` (2) successes
   in a row bring it back, with its `warmup`; of a new endpoint, which is used meanwhile, the first check
   decides. `intervalJitterPercent` is 10. `host` and `authority` are the service's name unless given,
-  `altPort` is asked instead of the endpoint's port. An endpoint is used when it is neither unhealthy nor
+  `altPort` is asked instead of the endpoint's port. An HTTP check speaks what requests do (HTTP/1.1 where
+  that is up to the client or nothing tells), gRPC always HTTP/2: with TLS it must be offered (a port that is
+  declared as such, or `h2UpgradePolicy: UPGRADE`). An endpoint is used when it is neither unhealthy nor
   ejected; when none is left, requests get 503 with the flag UH (`outlierDetection.minHealthPercent` prevents
   it, and counts both).
 - `simple: PEAK_EWMA` is not Istio's: Linkerd's algorithm, the better of two endpoints by the time answers

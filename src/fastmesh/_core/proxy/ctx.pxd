@@ -446,6 +446,7 @@ cdef struct HealthCheck:         # one active health check of one endpoint, on a
     HealthCheck *next_dead
     uint64_t cluster             # stable id
     uint64_t tag
+    uint64_t tls_policy          # that it was dialled under
     uint64_t claim               # what EpCell.check_at_ns is while this check counts
     uint32_t cell
     uint8_t kind                 # HK_*

@@ -20,7 +20,7 @@ from fastmesh._core.proxy.pending cimport pending_serve
 from fastmesh._core.proxy.upstream cimport upstream_connect
 from fastmesh._core.shm.cells cimport HE_UNHEALTHY, EpCell
 from fastmesh._core.shm.layout cimport CL_CELLS
-from fastmesh._core.shm.snapshot cimport HK_NONE, SnapCluster, SnapEndpoint, snap_at, snap_cluster
+from fastmesh._core.shm.snapshot cimport EP_TLS, HK_NONE, SnapCluster, SnapEndpoint, snap_at, snap_cluster
 from fastmesh._core.shm.stats cimport (
     ST_HC_ATTEMPT, ST_HC_DEFERRED, ST_HC_FAILURE, ST_HC_HEALTHY, ST_HC_NETWORK, ST_HC_SUCCESS, ST_HC_UNHEALTHY, stat_inc)
 
@@ -62,6 +62,11 @@ cdef inline const SnapEndpoint *endpoints_of(const Worker *w, const SnapCluster 
     return <const SnapEndpoint *>snap_at(&w.snap, c.endpoints.off)
 
 
+cdef inline uint64_t policy_of(const SnapCluster *c, const SnapEndpoint *ep) noexcept nogil:
+    """As in proxy/upstream: of one cluster's endpoints some may speak TLS and others not."""
+    return c.tls_policy if ep.flags & EP_TLS else 0
+
+
 cdef bint begin(Worker *w, const SnapCluster *c, const SnapEndpoint *ep) noexcept nogil:
     """False: there is no room for one more."""
     cdef EpCell *e = &w.seg.cells[ep.cell]
@@ -81,6 +86,7 @@ cdef bint begin(Worker *w, const SnapCluster *c, const SnapEndpoint *ep) noexcep
     h.cell = ep.cell
     h.claim = claim
     h.kind = c.health.kind
+    h.tls_policy = policy_of(c, ep)
     h.io.conn = upstream_connect(w, c, ep, c.health.port, healthcall_ops(), h, &code)
     if h.io.conn == NULL and code == FM_ENOMEM:
         pool_put(&w.checks, h)   # it is here that there is too little: the claim runs out, and somebody tries again
@@ -159,7 +165,7 @@ cdef bint still(const Worker *w, const HealthCheck *h) noexcept nogil:
     ep = endpoints_of(w, c)
     for i in range(c.endpoints.n):
         if ep[i].cell == h.cell and ep[i].tag == h.tag:
-            return True
+            return h.tls_policy == policy_of(c, &ep[i])
     return False
 
 
