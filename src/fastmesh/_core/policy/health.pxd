@@ -1,4 +1,4 @@
-"""Active health checks (L2): when an endpoint's next check is due, who makes it, and what its result makes of the endpoint. Envoy's HealthCheck.
+"""Active health checks (L2): when an endpoint's next check is due, who makes it, and what its result makes of the endpoint, as with Envoy.
 Verdicts are one word per endpoint for all workers (EpCell.health).
 
 EpCell.check_at_ns is both: when the next check is due, and who makes it. Whoever moves it on (CAS) has the check in hand; the value that it
@@ -27,7 +27,7 @@ cdef int health_result(EpCell *e, const SnapHealth *h, uint64_t claim, bint good
 cdef void health_forget(EpCell *e) noexcept nogil
 """The endpoint is not checked any more: as if it had never been. A check in hand has no result then."""
 cdef uint32_t health_count(SegMap *m, const Snap *s, const SnapCluster *c) noexcept nogil
-"""ClCell.unhealthy anew: how many of the cluster's endpoints are unhealthy. Those that come and go with config, and two workers that count at
-once, are put right by the next time."""
+"""ClCell.unhealthy anew: how many of the cluster's endpoints are unhealthy. What config changes, or two workers that count at once, the
+next time puts right."""
 cdef uint64_t health_out(const EpCell *cells, const Snap *s, const SnapCluster *c) noexcept nogil
 """How many of the cluster's endpoints are unhealthy or ejected, or both."""

@@ -2,7 +2,7 @@
 
     CONNECT -> HEAD -> BODY        and whatever happens is told to healthcheck_over
 
-HTTP/2's events come in the middle of a frame, where a connection must not end: they only note the result, and the end of the turn acts on it.
+HTTP/2's events come in the middle of a frame, where a connection must not end: they only note the result; the end of the turn acts on it.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy

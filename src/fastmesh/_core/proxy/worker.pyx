@@ -390,7 +390,8 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
     w.pools = <UpPool *>calloc(EP_CELLS, sizeof(UpPool))
     w.rr = <uint32_t *>calloc(EP_CELLS, sizeof(uint32_t))
     w.checked = <uint32_t *>calloc(CL_CELLS, sizeof(uint32_t))
-    if w.hbuf == NULL or w.arena == NULL or w.pools == NULL or w.rr == NULL or w.checked == NULL or segment_map(segment, slot, &w.seg) != FM_OK:
+    if w.hbuf == NULL or w.arena == NULL or w.pools == NULL or w.rr == NULL or w.checked == NULL or (
+            segment_map(segment, slot, &w.seg) != FM_OK):
         raise MemoryError
     pool_init(&w.exchanges, sizeof(Exchange), w.opt.max_exchanges + SHED_SPARE)
     pool_init(&w.downs, sizeof(H1s), w.opt.max_connections)

@@ -5,9 +5,9 @@ from fastmesh._core.base.err cimport FM_OK
 from fastmesh._core.shm.check cimport Check, fault, name_ok, str_ok, token_ok, within
 from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS
 from fastmesh._core.shm.snapshot cimport (
-    CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_KEEPALIVE, CL_VERIFY_SAN, EP_TLS, HASH_COOKIE, HASH_NONE, HASH_QUERY, HK_HTTP, HK_NONE, HK_TCP, LB_MAGLEV, LB_PEAK_EWMA,
-    LB_RING_HASH, MILLION, OF_ON, OF_SPLIT, SNAP_MAX_HOST, SNAP_MAX_NAME, SNAP_MAX_TOTAL, SNAP_MAX_WEIGHT, SNAP_NONE, SnapCluster, SnapEndpoint,
-    SnapHealth, SnapStr, fnv64)
+    CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_KEEPALIVE, CL_VERIFY_SAN, EP_TLS, HASH_COOKIE, HASH_NONE, HASH_QUERY, HK_HTTP, HK_NONE, HK_TCP,
+    LB_MAGLEV, LB_PEAK_EWMA, LB_RING_HASH, MILLION, OF_ON, OF_SPLIT, SNAP_MAX_HOST, SNAP_MAX_NAME, SNAP_MAX_TOTAL, SNAP_MAX_WEIGHT, SNAP_NONE,
+    SnapCluster, SnapEndpoint, SnapHealth, SnapStr, fnv64)
 
 cdef enum:
     PORT_DIGITS = 6              # behind a host: ":65535"

@@ -65,7 +65,7 @@ def release(segment: Segment, cell: int) -> None:
 
 
 def stats(segment: Segment, cell: int) -> dict[str, int]:
-    """The gauges of circuit breaking, summed over the workers, what the limits have refused, and how many endpoints are ejected or unhealthy."""
+    """The gauges of circuit breaking, summed over the workers, what the limits have refused, and endpoints that are ejected, or unhealthy."""
     cdef uint32_t i = index_of(cell)
     cdef uint32_t w
     cdef ClShard *c
@@ -96,7 +96,7 @@ def verdict(segment: Segment, cell: int) -> dict[str, int]:
 
 
 def health(segment: Segment, cell: int) -> dict[str, int]:
-    """What active health checks say of an endpoint: `health` HE_* of shm/cells.pxd; `check_at`: when the next one is due (CLOCK_MONOTONIC ns)."""
+    """What active health checks say of an endpoint: `health` HE_* of shm/cells.pxd; `check_at`: when the next is due (CLOCK_MONOTONIC)."""
     if not 0 <= cell < EP_CELLS:
         raise IndexError(f"endpoint cell {cell} of {EP_CELLS}")
     cdef EpCell *e = &segment.cells_at()[<uint32_t>cell]

@@ -165,8 +165,8 @@ cdef class Packer(Sections):
         self.cluster_at(index).panic_percent = panic_percent
 
     def cluster_health(self, index: int, fields: tuple, *, path: str, host: str, service: str, expected: list[int]) -> None:
-        """Active health checks of a cluster that was added: SnapHealth's numbers from `kind` to `healthy`, in their order but for flags, and
-        the statuses that are a success, from and to of each range."""
+        """Active health checks of a cluster that was added: SnapHealth's numbers from `kind` to `healthy`, in their order but for flags,
+        and the statuses that are a success, from and to of each range."""
         cdef SnapHealth *h = &self.cluster_at(index).health
         h.kind, h.port, h.interval_ms, h.jitter_percent, h.timeout_ms, h.unhealthy, h.healthy = fields
         h.path = self.text(path)
