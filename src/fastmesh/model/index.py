@@ -183,6 +183,11 @@ def _overlay(base: dict[str, Any], policy: dict[str, Any], port: int) -> dict[st
 
 def tls_blocks(rule: Resource) -> list[tuple[tuple[str | int, ...], dict[str, Any]]]:
     """Every tls block of a DestinationRule, with its path."""
+    return policy_blocks(rule, "tls")
+
+
+def policy_blocks(rule: Resource, name: str) -> list[tuple[tuple[str | int, ...], dict[str, Any]]]:
+    """Every block of this name in a DestinationRule, with its path."""
     places: list[tuple[tuple[str | int, ...], dict[str, Any]]] = [
         (("spec", "trafficPolicy"), rule.spec.get("trafficPolicy", {}))
     ]
@@ -190,9 +195,9 @@ def tls_blocks(rule: Resource) -> list[tuple[tuple[str | int, ...], dict[str, An
         places.append((("spec", "subsets", i, "trafficPolicy"), s.get("trafficPolicy", {})))
     out = []
     for path, policy in places:
-        if "tls" in policy:
-            out.append(((*path, "tls"), policy["tls"]))
+        if name in policy:
+            out.append(((*path, name), policy[name]))
         for i, own in enumerate(policy.get("portLevelSettings", ())):
-            if "tls" in own:
-                out.append(((*path, "portLevelSettings", i, "tls"), own["tls"]))
+            if name in own:
+                out.append(((*path, "portLevelSettings", i, name), own[name]))
     return out

@@ -12,9 +12,9 @@ from typing import Any
 
 from fastmesh.model.delegates import delegations, is_delegate, merge_rule
 from fastmesh.model.fields import NOT_YET, did_you_mean
-from fastmesh.model.index import Index, Rule, tls_blocks
+from fastmesh.model.index import Index, Rule, effective_policy, policy_blocks
 from fastmesh.model.problems import Path, Problem
-from fastmesh.model.protocols import port_protocol
+from fastmesh.model.protocols import HTTP2, port_protocol
 from fastmesh.model.schema import Key, Resource
 
 MESH = "mesh"
@@ -319,6 +319,7 @@ class _Validator:
                             "a host has one top-level trafficPolicy",
                         )
                     first = first or r
+                self.grpc_checks(host, rule, r)
                 if self.edge:
                     self.edge_tls(r)
                     if self.index.service(host) is None and "*" not in host and not self.incomplete:
@@ -330,9 +331,34 @@ class _Validator:
                             warning=True,
                         )
 
+    def grpc_checks(self, host: str, rule: Rule, r: Resource) -> None:
+        """A gRPC check of a port whose TLS offers HTTP/1.1 only can never pass (refused by Envoy, too)."""
+        service = self.index.service(host)
+        for at, checks in policy_blocks(r, "healthChecks"):
+            if "grpcHealthCheck" not in checks or service is None:
+                continue
+            subset = r.spec["subsets"][at[2]]["name"] if at[1] == "subsets" else ""
+            for port in service.ports.values():
+                policy = effective_policy(rule, subset, port.number)
+                http = policy.get("connectionPool", {}).get("http", {})
+                if (
+                    policy.get("healthChecks") is checks
+                    and policy.get("tls", {}).get("mode") in ("SIMPLE", "MUTUAL")
+                    and port.protocol not in HTTP2
+                    and not http.get("useClientProtocol")
+                    and http.get("h2UpgradePolicy") != "UPGRADE"
+                ):
+                    self.add(
+                        r,
+                        (*at, "grpcHealthCheck"),
+                        f"needs HTTP/2, which TLS to port {port.number} of {host} does not offer",
+                        "declare the port's protocol as GRPC or HTTP2, or set h2UpgradePolicy: UPGRADE",
+                    )
+                    break
+
     def edge_tls(self, r: Resource) -> None:
         """ISTIO_MUTUAL needs an identity from a control plane."""
-        for at, tls in tls_blocks(r):
+        for at, tls in policy_blocks(r, "tls"):
             if tls.get("mode") == "ISTIO_MUTUAL":
                 self.add(
                     r,

@@ -14,6 +14,7 @@ from fastmesh.compile.health import watch
 from fastmesh.compile.snapshot import pack
 from fastmesh.model.index import Index
 from fastmesh.model.load import load_dicts
+from fastmesh.model.validate import validate
 from helpers.irconf import cluster, config
 
 AT = "spec.trafficPolicy.healthChecks"
@@ -195,6 +196,53 @@ subsets:
         return made["health"]["interval_ms"]
 
     assert [interval(80), interval(81), interval(80, "v1"), interval(80, "v2")] == [1000, 2000, 3000, 1000]
+
+
+GRPC = f"healthChecks: {{{TIMES}, grpcHealthCheck: {{}}}}"
+SIMPLE = "tls: {mode: SIMPLE}"
+UPGRADE = "connectionPool: {http: {h2UpgradePolicy: UPGRADE}}"
+CLIENT = "connectionPool: {http: {useClientProtocol: true}}"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "policy", "at"),
+    [
+        ("HTTP", f"{{{GRPC}}}", None),
+        ("HTTP", f"{{{GRPC}, tls: {{mode: DISABLE}}}}", None),
+        ("HTTP", f"{{{GRPC}, {SIMPLE}}}", ""),
+        ("HTTPS", f"{{{GRPC}, {SIMPLE}}}", ""),
+        ("GRPC", f"{{{GRPC}, {SIMPLE}}}", None),
+        ("HTTP2", f"{{{GRPC}, {SIMPLE}}}", None),
+        ("HTTP", f"{{{GRPC}, {SIMPLE}, {UPGRADE}}}", None),
+        ("HTTP", f"{{{GRPC}, {SIMPLE}, {CLIENT}}}", None),
+        ("HTTP", f"{{{SIMPLE}, portLevelSettings: [{{port: {{number: 80}}, {GRPC}}}]}}", None),
+        (
+            "HTTP",
+            f"{{{GRPC}, portLevelSettings: [{{port: {{number: 80}}, {GRPC}, {SIMPLE}}}]}}",
+            "portLevelSettings[0].",
+        ),
+        ("HTTP", f"{{{GRPC}, {SIMPLE}, portLevelSettings: [{{port: {{number: 80}}, {SIMPLE}}}]}}", None),
+    ],
+)
+def test_a_grpc_check_needs_http_2(protocol: str, policy: str, at: str | None) -> None:
+    entry = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "ServiceEntry",
+        "metadata": {"name": "a"},
+        "spec": {
+            "hosts": ["a.example"],
+            "ports": [{"number": 80, "name": "p", "protocol": protocol}],
+            "resolution": "STATIC",
+            "endpoints": [{"address": "127.0.0.1"}],
+        },
+    }
+    loaded = load_dicts([entry, rule(f"trafficPolicy: {policy}")])
+    assert not loaded.problems
+    found = [f"{p.path}: {p.message}" for p in validate(loaded.resources) if p.severity == "error"]
+    path = f"spec.trafficPolicy.{at}healthChecks.grpcHealthCheck"
+    assert found == (
+        [] if at is None else [f"{path}: needs HTTP/2, which TLS to port 80 of a.example does not offer"]
+    )
 
 
 @pytest.mark.parametrize(
