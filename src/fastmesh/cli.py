@@ -17,6 +17,7 @@ COMMANDS = {
     "delete": "fastmesh.commands.delete",
     "proxy-status": "fastmesh.commands.proxy_status",
     "proxy-config": "fastmesh.commands.proxy_config",
+    "explain": "fastmesh.commands.explain",
 }
 
 DESCRIPTION = "A service mesh that installs with pip: sidecar, edge proxy and control plane."
@@ -27,6 +28,7 @@ examples:
   fastmesh token create --state DIR --service reviews > join.json
   fastmesh sidecar --join join.json --service reviews --version v2 --app 127.0.0.1:9080
   fastmesh apply --state DIR -f canary.yaml --wait
+  fastmesh explain -f edge.yaml GET https://shop.example.com/cart
   fastmesh edge --help
 """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "src/fastmesh/_core"
 # The only files of _core that Python sees: they may hold Python objects and raise.
-BORDER = ("shm/clusters", "shm/pack", "shm/sections", "shm/segment", "proxy/worker")
+BORDER = ("shm/clusters", "shm/pack", "shm/sections", "shm/segment", "proxy/explain", "proxy/worker")
 
 _STRING = re.compile(r"""[rbuf]{0,2}(?:\"\"\"|'''|"|')""", re.I)
 _FUNCTION = re.compile(

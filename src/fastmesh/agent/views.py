@@ -39,6 +39,7 @@ GET  /stats           counters and gauges (?format=json, ?filter=TEXT)
 GET  /metrics         Prometheus text (also /stats/prometheus)
 GET  /config_dump     the config in force, without private keys
 GET  /clusters        endpoints with their load and health (?format=json)
+GET  /explain         what a request would get, and why (?method=GET&url=http://...&header=name: value)
 GET  /certs           certificates in use
 GET  /server_info     version, uptime, workers
 POST /quitquitquit    drain and leave
@@ -321,6 +322,17 @@ def server_info(agent: Agent, query: Query) -> Answer:
     return as_json(info)
 
 
+def explain(agent: Agent, query: Query) -> Answer:
+    from fastmesh.agent import explain as explaining
+
+    try:
+        return as_json(explaining.ask_agent(agent, query))
+    except explaining.Usage as error:
+        return 400, PLAIN, f"{error}\n"
+    except explaining.NotReady as error:
+        return 503, PLAIN, f"{error}\n"
+
+
 def quitquitquit(agent: Agent, query: Query) -> Answer:
     agent.ask_to_drain()
     return 200, PLAIN, "draining\n"
@@ -334,6 +346,7 @@ GET = {
     "/metrics": metrics,
     "/config_dump": config_dump,
     "/clusters": clusters,
+    "/explain": explain,
     "/certs": certs,
     "/server_info": server_info,
 }

@@ -39,11 +39,12 @@ ALPN: Final = ["h2", "http/1.1"]
 """Of a Gateway's servers. Never the mesh link's name: whoever calls here is no proxy of the mesh."""
 
 
-def compile_edge_file(path: str, node_id: str = DEFAULT_NODE) -> ir.Config:
+def compile_edge_file(path: str, node_id: str = DEFAULT_NODE, *, sources: bool = False) -> ir.Config:
     """The IR of a file, or ConfigError with all that is wrong with it. TLS files are relative to the file's
-    folder."""
+    folder. `sources`: each route says where it comes from."""
     loaded = load_file(path)
-    return compile_edge(loaded.resources, Path(path).resolve().parent, node_id, loaded.problems)
+    folder = Path(path).resolve().parent
+    return compile_edge(loaded.resources, folder, node_id, loaded.problems, sources=sources)
 
 
 def compile_edge(
@@ -51,12 +52,14 @@ def compile_edge(
     folder: Path,
     node_id: str = DEFAULT_NODE,
     problems: list[Problem] | None = None,
+    *,
+    sources: bool = False,
 ) -> ir.Config:
     """The same from resources that are loaded already; `problems`: what loading them has found."""
     found = list(problems or ())
     found += validate(resources, edge=True, incomplete=bool(errors_of(found)))
     found += regex_problems(resources)
-    edge = _Edge(Index(resources), TlsFiles(folder, found), found)
+    edge = _Edge(Index(resources), TlsFiles(folder, found), found, sources)
     config = edge.compile(node_id)
     if errors_of(found):
         raise ConfigError(found)
@@ -130,7 +133,8 @@ class _Domain:
 
 
 class _Edge:
-    def __init__(self, index: Index, files: TlsFiles, problems: list[Problem]) -> None:
+    def __init__(self, index: Index, files: TlsFiles, problems: list[Problem], sources: bool) -> None:
+        self.sources = sources
         self.index = index
         self.files = files
         self.problems = problems
@@ -241,7 +245,7 @@ class _Edge:
                     if (key, ref) not in compiled:
                         vs = expanded(self.index, self.index.by_key[key])
                         # an edge has no labels and no namespace that a source could have
-                        routes_here = compile_routes(vs, ref, port, self.resolve)
+                        routes_here = compile_routes(vs, ref, port, self.resolve, sources=self.sources)
                         compiled[key, ref] = [r for r in routes_here if "source" not in r]
                     routes += compiled[key, ref]
                 if len(rules) > 1:

@@ -46,16 +46,19 @@ def applies_anywhere(vs: Resource) -> set[str]:
     return refs
 
 
-def compile_routes(vs: Resource, gateway: str, port: int, resolve: Resolve) -> list[ir.Route]:
-    """The routes of a VirtualService for one gateway ("namespace/name" or "mesh") and port, in order."""
+def compile_routes(
+    vs: Resource, gateway: str, port: int, resolve: Resolve, *, sources: bool = False
+) -> list[ir.Route]:
+    """The routes of a VirtualService for one gateway ("namespace/name" or "mesh") and port, in order.
+    `sources`: each says where it comes from."""
     bound = bound_gateways(vs)
     out: list[ir.Route] = []
     owners = rule_owners(vs)
-    for http, owner in zip(vs.spec["http"], owners, strict=True):
+    for i, (http, owner) in enumerate(zip(vs.spec["http"], owners, strict=True)):
         matches = http.get("match") or [{}]
         taken = [
-            m
-            for m in matches
+            (k, m)
+            for k, m in enumerate(matches)
             if gateway in (gateway_refs(m["gateways"], vs.namespace) if m.get("gateways") else bound)
             and m.get("port", port) == port
         ]
@@ -65,11 +68,14 @@ def compile_routes(vs: Resource, gateway: str, port: int, resolve: Resolve) -> l
         limits = limits_of(http.get("localRateLimit", {}), owner)
         if limits:
             action["limits"] = limits
-        for m in taken:
+        for k, m in taken:
             out.append({**_match(m, http), **action})  # type: ignore[typeddict-item]
             source = _source(m)
             if source:
                 out[-1]["source"] = source
+            if sources:
+                at = f"spec.http[{i}]" + (f".match[{k}]" if http.get("match") else "")
+                out[-1]["origin"] = f"VirtualService {vs.namespace}/{vs.name}: {at}"
             name = ".".join(filter(None, (http.get("name"), m.get("name"))))
             if name:
                 out[-1]["name"] = name

@@ -64,7 +64,7 @@ class Compilation:
         errors: list[str] = []
         warnings: list[str] = []
         try:
-            config = dict(compile_edge_file(self.file, node_id))
+            config = dict(compile_edge_file(self.file, node_id, sources=True))
         except ConfigError as refused:
             for problem in refused.problems:
                 (errors if problem.severity == "error" else warnings).append(str(problem))

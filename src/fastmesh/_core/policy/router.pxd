@@ -31,3 +31,16 @@ in use stay. Called once a generation by a worker, outside of requests."""
 
 cdef void router_commit() noexcept nogil
 """Use what the last successful router_prepare compiled, and free the regexes of the generation before. Cannot fail."""
+
+cdef void router_forget() noexcept nogil
+"""Free all patterns: of a process that asks now and then and is no worker (proxy/explain)."""
+
+cdef enum:  # router_obstacle
+    ROUTE_TAKES = -1             # none: this route takes the request
+    ROUTE_PATH = -2              # its path
+
+cdef int router_obstacle(const Snap *s, const SnapRoute *r, const Msg *m, bint tls, uint32_t port) noexcept nogil
+"""What keeps a request from a route: ROUTE_TAKES, ROUTE_PATH, or the index of the first of its conditions that does not hold."""
+
+cdef const SnapVhost *router_vhost(const Snap *s, uint32_t table, const Msg *m) noexcept nogil
+"""The virtual host that router_match looks into, or NULL."""

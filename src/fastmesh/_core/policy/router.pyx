@@ -11,7 +11,7 @@ from fastmesh._core.base.err cimport FM_ENOROUTE, FM_ESNAP, FM_OK
 from fastmesh._core.base.regex cimport regex_free, regex_full, regex_new, regex_replace
 from fastmesh._core.base.view cimport Slice, ascii_lower
 from fastmesh._core.policy.paths cimport PathWalk, paths_begin, paths_next
-from fastmesh._core.policy.router cimport RouteMatch
+from fastmesh._core.policy.router cimport ROUTE_PATH, ROUTE_TAKES, RouteMatch
 from fastmesh._core.proto.msg cimport HF_DROP, MF_ABSOLUTE, MF_HTTPS, MSG_MAX_HEAD, MSG_MAX_HEADERS, Hdr, Msg
 from fastmesh._core.shm.snapshot cimport (
     ACT_FORWARD, CF_IGNORE_CASE, CF_NOT, ON_AUTHORITY, ON_HEADER, ON_METHOD, ON_PORT, ON_QUERY, ON_SCHEME, OP_ANY, OP_EXACT,
@@ -66,6 +66,11 @@ cdef int router_load(const Snap *s) noexcept nogil:
     if rc == FM_OK:
         router_commit()
     return rc
+
+
+cdef void router_forget() noexcept nogil:
+    router_commit()                # what was prepared takes the place of what is in use,
+    router_commit()                # and nothing the place of that
 
 
 cdef void free_patterns(void **p, uint32_t n) noexcept nogil:
@@ -236,13 +241,14 @@ cdef bint cond_matches(const Snap *s, const SnapCond *c, const Msg *m, bint tls,
     return value_matches(c.op, c.flags & CF_IGNORE_CASE, c.regex, snap_str(s, c.value), have)
 
 
-cdef inline bint conds_match(const Snap *s, SnapArr conds, const Msg *m, bint tls, uint32_t port) noexcept nogil:
+cdef inline uint32_t first_unmet(const Snap *s, SnapArr conds, const Msg *m, bint tls, uint32_t port) noexcept nogil:
+    """The index of the first condition that does not hold; conds.n when all do."""
     cdef const SnapCond *c = <const SnapCond *>(s.base + conds.off)
     cdef uint32_t i
     for i in range(conds.n):
         if cond_matches(s, &c[i], m, tls, port) == ((c[i].flags & CF_NOT) != 0):
-            return False
-    return True
+            return i
+    return conds.n
 
 
 cdef inline uint32_t probe(const Snap *s, const SnapTable *t, uint64_t hash, const char *p, uint32_t n, uint32_t wildcard) noexcept nogil:
@@ -334,7 +340,7 @@ cdef inline const SnapDest *weighted_dest(const Snap *s, const SnapAction *a, ui
 
 
 cdef inline bint takes(const Snap *s, const SnapRoute *r, const Msg *m, bint tls, uint32_t port, uint32_t *prefix_n) noexcept nogil:
-    return path_matches(s, r, m, prefix_n) and (r.conds.n == 0 or conds_match(s, r.conds, m, tls, port))
+    return path_matches(s, r, m, prefix_n) and (r.conds.n == 0 or first_unmet(s, r.conds, m, tls, port) == r.conds.n)
 
 
 cdef const SnapRoute *first_route(const Snap *s, const SnapVhost *v, const Msg *m, bint tls, uint32_t port, uint32_t *prefix_n) noexcept nogil:
@@ -355,18 +361,29 @@ cdef const SnapRoute *first_route(const Snap *s, const SnapVhost *v, const Msg *
             return r + i
 
 
-cdef int router_match(const Snap *s, uint32_t table, const Msg *m, bint tls, uint32_t port, uint32_t rnd, RouteMatch *out) noexcept nogil:
-    cdef const SnapTable *t
-    cdef const SnapVhost *v
-    cdef const SnapRoute *r
+cdef const SnapVhost *router_vhost(const Snap *s, uint32_t table, const Msg *m) noexcept nogil:
     cdef uint32_t vhost
     if table >= s.h.tables.n:
-        return FM_ENOROUTE
-    t = <const SnapTable *>(s.base + s.h.tables.off) + table
-    vhost = host_vhost(s, t, m.host)
+        return NULL
+    vhost = host_vhost(s, <const SnapTable *>(s.base + s.h.tables.off) + table, m.host)
     if vhost == SNAP_NONE:
+        return NULL
+    return <const SnapVhost *>(s.base + s.h.vhosts.off) + vhost
+
+
+cdef int router_obstacle(const Snap *s, const SnapRoute *r, const Msg *m, bint tls, uint32_t port) noexcept nogil:
+    cdef uint32_t prefix_n, i
+    if not path_matches(s, r, m, &prefix_n):
+        return ROUTE_PATH
+    i = first_unmet(s, r.conds, m, tls, port)
+    return ROUTE_TAKES if i == r.conds.n else <int>i
+
+
+cdef int router_match(const Snap *s, uint32_t table, const Msg *m, bint tls, uint32_t port, uint32_t rnd, RouteMatch *out) noexcept nogil:
+    cdef const SnapVhost *v = router_vhost(s, table, m)
+    cdef const SnapRoute *r
+    if v == NULL:
         return FM_ENOROUTE
-    v = <const SnapVhost *>(s.base + s.h.vhosts.off) + vhost
     r = first_route(s, v, m, tls, port, &out.prefix_n)
     if r == NULL:
         return FM_ENOROUTE
