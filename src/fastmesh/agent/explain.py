@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 
 from fastmesh._core.proxy import explain as core
+from fastmesh.compile.fragment import place_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from fastmesh.model.ir import Config, VirtualHost
 
 PORTS = {"http": 80, "https": 443}
-# Outcomes of a request that a route has answered or sent on.
-SERVED = ("forward", "direct", "redirect", "https_redirect")
+SERVED = ("direct", "redirect", "https_redirect")  # outcomes of a request that is answered as config says
 
 
 class Usage(ValueError):
@@ -52,7 +52,7 @@ class Question:
         scheme, colon, rest = url.partition("://")
         self.scheme = scheme.lower()
         if not colon or self.scheme not in PORTS:
-            raise Usage(f"{url!r} is no URL that begins with http:// or https://")
+            raise Usage(f"{url!r} is no URL: write it whole, as in http://reviews:9080/path")
         end = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
         self.authority, self.target = rest[:end], rest[end:]
         if not self.target.startswith("/"):
@@ -97,7 +97,7 @@ class Question:
 def split_header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name:
-        raise Usage(f"{text!r} is no header: 'name: value'")
+        raise Usage(f"{text!r} is no header: write -H 'name: value'")
     return name, value.strip(" \t")
 
 
@@ -121,7 +121,7 @@ def pick_listener(question: Question, there: Sequence[Mapping[str, Any]]) -> Map
         return fit[0]
     known = ", ".join(f"{each['name']} ({each['kind']}, port {each['port']})" for each in there) or "none"
     why = "more than one listener fits" if fit else "no listener fits"
-    raise Usage(f"{why}: choose with --listener or --port; there are: {known}")
+    raise Usage(f"{why}: choose one with --listener NAME or --port N; there are: {known}")
 
 
 def by_tls(question: Question, listener: Mapping[str, Any]) -> bool:
@@ -138,17 +138,12 @@ def by_tls(question: Question, listener: Mapping[str, Any]) -> bool:
 def ask(snapshot: bytes, question: Question, config: Config | None = None) -> dict[str, Any]:
     """The answer. `config`: what the snapshot was packed from, for the names that it does not hold."""
     listener = pick_listener(question, core.listeners(snapshot))
-    try:
-        found = core.explain(snapshot, listener["name"], question.head, by_tls(question, listener))
-    except core.RequestRefused as refused:
-        raise Usage(f"the request is refused with {refused.status}: {refused}") from None
+    tls = by_tls(question, listener)
+    found = core.explain(snapshot, listener["name"], question.head, tls)
     found["request"] = question.shown()
+    found["request"]["tls"] = tls
     if config is not None and "virtual_host" in found:
         add_sources(found, config)
-    for dest in found.get("action", {}).get("destinations", ()):
-        cluster = dest["cluster"]
-        for endpoint in cluster["endpoints"] if cluster else ():
-            endpoint["used"] = True
     judge(found)
     return found
 
@@ -158,39 +153,34 @@ def add_sources(found: dict[str, Any], config: Config) -> None:
     hosts: list[VirtualHost] = [host for table in config["tables"] for host in table["virtual_hosts"]]
     host = hosts[found["virtual_host"]["index"]]
     found["virtual_host"]["domains"] = list(host["domains"])
+    places = host.get("places", "").split()
     for route in [*found["passed"], *([found["route"]] if "route" in found else [])]:
-        source = host["routes"][route["index"]].get("source")
+        source = host["routes"][route["index"]].get("origin")
+        if not source and places:
+            source = place_text(host["source"], places[route["index"]])
         if source:
             route["source"] = source
 
 
+def destinations(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = found.get("action", {}).get("destinations", [])
+    return made
+
+
 def judge(found: dict[str, Any]) -> None:
-    """`served`: whether a route answers it or there is an endpoint to send it to; each destination has a
-    `problem`."""
+    """`served`: a route answers it, or it would be sent to an endpoint of one of its destinations."""
     found["served"] = found["outcome"] in SERVED
-    dests = found.get("action", {}).get("destinations")
-    if dests is None:
-        return
-    for dest in dests:
-        cluster = dest["cluster"]
-        if cluster is None:
-            dest["problem"] = "no such cluster"
-        elif not cluster["endpoints"]:
-            dest["problem"] = "the cluster has no endpoint"
-        elif not any(endpoint["used"] for endpoint in cluster["endpoints"]):
-            dest["problem"] = "no endpoint is healthy"
-        else:
-            dest["problem"] = ""
-    found["served"] = not all(dest["problem"] for dest in dests)
+    if found["outcome"] == "forward":
+        found["served"] = any("sent" in dest and dest["weight"] for dest in destinations(found))
 
 
 def ask_agent(agent: Agent, query: Mapping[str, str]) -> dict[str, Any]:
     """The answer of a running proxy. Several headers stand in `header`, a line each."""
     port = query.get("port", "")
     if "url" not in query:
-        raise Usage("url is missing")
+        raise Usage("url is missing: /explain?method=GET&url=http://HOST/PATH")
     if port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise Usage(f"port: {port!r} is none")
+        raise Usage(f"port: {port!r} is no number from 1 to 65535")
     question = Question(
         query.get("method", "GET"),
         query["url"],
@@ -201,36 +191,48 @@ def ask_agent(agent: Agent, query: Mapping[str, str]) -> dict[str, Any]:
     )
     snapshot = agent.segment.current_bytes()
     if not snapshot:
-        raise NotReady("no config yet")
+        raise NotReady("the proxy has no config yet: see /ready")
     found = ask(snapshot, question, agent.publisher.config)
-    for dest in found.get("action", {}).get("destinations", ()):
-        if dest["cluster"]:
-            add_state(agent.segment, dest["cluster"], time.monotonic_ns())
+    add_states(agent.segment, found, snapshot, question, time.monotonic_ns())
     judge(found)
     return found
+
+
+def add_states(segment: Any, found: dict[str, Any], snapshot: bytes, question: Question, now: int) -> None:
+    """How the endpoints of all destinations do, and what that makes of the request."""
+    for dest in destinations(found):
+        cluster = dest["cluster"]
+        if cluster is None:
+            continue
+        add_state(segment, cluster, now)
+        most = cluster["limits"]["max_requests"]
+        why = ""
+        if most and cluster["in_use"]["active"] >= most:
+            why = "overflow"
+        elif not any(endpoint["used"] for endpoint in cluster["endpoints"]):
+            why = "no_healthy"
+        if why and "sent" in dest:
+            where = found["listener"]["name"]
+            dest["answer"] = core.refusal(snapshot, where, question.head, found["request"]["tls"], why)
+            del dest["sent"]
 
 
 def add_state(segment: Any, cluster: dict[str, Any], now: int) -> None:
     """What the workers use of the cluster's limits now, and which endpoints they would use (policy/lb)."""
     from fastmesh._core.shm import clusters as cells
+    from fastmesh.agent.views import outlier_state
 
     used = cells.stats(segment, cluster["cell"])
     cluster["in_use"] = used
-    states = [cells.verdict(segment, endpoint["cell"]) for endpoint in cluster["endpoints"]]
-    n = len(states)
-    watched = cluster["outlier_detection"]
-    panic = watched and used["ejected"] > 0
-    panic = panic and max(0, n - used["ejected"]) * 100 < cluster["panic_percent"] * n
-    out = [state["ejected_until"] > now for state in states]
-    everyone = panic or (not watched and all(out))  # without a rule one that is ejected is better than none
-    for endpoint, state, gone in zip(cluster["endpoints"], states, out, strict=True):
+    n = len(cluster["endpoints"])
+    watched = cluster["outlier_detection"] is not None
+    least = cluster["outlier_detection"]["min_health_percent"] if watched else 0
+    panic = used["ejected"] > 0 and max(0, n - used["ejected"]) * 100 < least * n
+    for endpoint in cluster["endpoints"]:
+        endpoint |= outlier_state(segment, watched, endpoint["cell"], now)
         endpoint["in_flight"] = segment.endpoint_stats(endpoint["cell"])["active"]
-        endpoint["health"] = "healthy"
-        if gone:
-            endpoint["health"] = "probing" if state["probing"] else "ejected"
-            endpoint["ejected_ms"] = (state["ejected_until"] - now) // 1_000_000
-        elif watched and state["ejected_until"]:
-            endpoint["health"] = "ejected"
-            endpoint["ejected_ms"] = 0  # the next request finds out
-        endpoint["used"] = everyone or not gone
+    # one whose time is over may be tried; without a rule one that is ejected is better than none
+    everyone = panic or (not watched and all(each["ejected_ms"] for each in cluster["endpoints"]))
+    for endpoint in cluster["endpoints"]:
+        endpoint["used"] = everyone or not endpoint["ejected_ms"]
     cluster["panic"] = panic

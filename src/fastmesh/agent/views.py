@@ -166,7 +166,7 @@ def cluster_states(agent: Agent) -> list[dict[str, Any]]:
                     "rq_active": state["active"],
                     "rq_total": state["requests"],
                     "rq_error": state["failures"],
-                    **outlier_state(agent, cluster, cell, now),
+                    **outlier_state(agent.segment, "outlier" in cluster, cell, now),
                     **check_state(agent, cluster, cell),
                 }
             )
@@ -181,16 +181,16 @@ def cluster_states(agent: Agent) -> list[dict[str, Any]]:
     return found
 
 
-def outlier_state(agent: Agent, cluster: Mapping[str, Any], cell: int, now: int) -> dict[str, Any]:
-    """What outlier detection thinks of an endpoint. `ejected_ms`: how long yet; 0 beside "ejected": the next
-    request finds out."""
+def outlier_state(segment: Any, watched: bool, cell: int, now: int) -> dict[str, Any]:
+    """What outlier detection thinks of an endpoint, whose cluster has it if `watched`. `ejected_ms`: how long
+    yet; 0 beside "ejected": the next request finds out."""
     from fastmesh._core.shm import clusters as cells
 
-    said = cells.verdict(agent.segment, cell)
+    said = cells.verdict(segment, cell)
     until = said["ejected_until"]
     left = max(0, until - now) // 1_000_000
     # without a rule ejections that are left run out by the clock
-    out = until > now or (until > 0 and "outlier" in cluster)
+    out = until > now or (until > 0 and watched)
     return {
         "health": "healthy" if not out else "probing" if said["probing"] and left else "ejected",
         "ejected_ms": left,

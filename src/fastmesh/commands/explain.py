@@ -17,20 +17,20 @@ OK, NOT_SERVED, USAGE, UNREACHABLE = 0, 1, 2, 3
 TIMEOUT_SECONDS = 10.0
 
 EPILOG = """
-The request goes through the parser and the matcher of the proxy's workers, and is sent to nobody. Without -f
-it is asked of a running proxy (--admin), which also tells how its endpoints do. By which listener it comes: a
-sidecar's outbound one; of an edge the one at the URL's port, else the only one of its scheme; or as
---listener, --port or --inbound say.
+The request goes through the parser, the matcher and the phases of an exchange that the proxy's workers run,
+up to where an endpoint would be chosen, and is sent to nobody. Without -f it is asked of a running proxy
+(--admin), which also tells how its endpoints do. By which listener it comes: a sidecar's outbound one; of an
+edge the one at the URL's port, else the only one of its scheme; or as --listener, --port or --inbound say.
 
-Exit status: 0 a route answers the request or there is an endpoint for it, 1 no route, no cluster or no
-healthy endpoint, 2 wrong usage, a request that is refused as malformed, or a file that cannot be used, 3 the
-proxy cannot be asked.
+Exit status: 0 a route answers the request or it would be sent to an endpoint, 1 it would be refused
+(malformed, no route, no cluster, no healthy endpoint), 2 wrong usage, no such listener or a file that cannot
+be used, 3 no proxy answers or it has no config yet.
 
 examples:
   fastmesh explain GET http://reviews:9080/reviews/1 -H 'end-user: jason'
   fastmesh explain -f edge.yaml GET https://shop.example.com/cart
   fastmesh explain -f edge.yaml --port 8080 POST http://shop.example.com/pay -o json
-  fastmesh explain --admin 127.0.0.1:15001 --inbound GET http://reviews/
+  fastmesh explain --admin 127.0.0.1:15010 --inbound GET http://reviews/
 """
 
 
@@ -190,7 +190,12 @@ def of_proxy(args: argparse.Namespace) -> dict[str, Any]:
         answer = connection.getresponse()
         body = answer.read().decode("utf-8", "replace")
     except (OSError, http.client.HTTPException) as error:
-        raise Failed(UNREACHABLE, f"no proxy answers at {host}:{number}: {error}") from None
+        why = getattr(error, "strerror", "") or error
+        raise Failed(
+            UNREACHABLE,
+            f"no proxy answers at {host}:{number}: {why}; is it running? --admin HOST:PORT says where its admin "
+            "endpoint is, -f FILE asks an edge's config instead",
+        ) from None
     finally:
         connection.close()
     if answer.status == 200:
@@ -198,7 +203,15 @@ def of_proxy(args: argparse.Namespace) -> dict[str, Any]:
             found: dict[str, Any] = json.loads(body)
             found["served"] = bool(found["served"])
         except (ValueError, TypeError, KeyError):
-            raise Failed(UNREACHABLE, f"{host}:{number} is no admin endpoint of fastmesh") from None
+            raise Failed(
+                UNREACHABLE, f"what answers at {host}:{number} is no admin endpoint of fastmesh"
+            ) from None
         return found
-    bad = answer.status in (400, 431)
+    if answer.status == 431:
+        raise Failed(
+            USAGE, "the request is too large to be asked of a running proxy (8 KiB); ask a file with -f"
+        )
+    if answer.status == 404:
+        raise Failed(UNREACHABLE, f"the proxy at {host}:{number} has no /explain: it is of an older version")
+    bad = answer.status == 400
     raise Failed(USAGE if bad else UNREACHABLE, body.strip() or f"{host}:{number} says {answer.status}")

@@ -1,30 +1,60 @@
 """The answer of `fastmesh explain` as text for people. Knows the answer's form (agent/explain.py) and nothing
-of how it was found."""
+of how it was found.
+
+What an action and a cluster have is in tables, a line a field: what no line speaks of is shown as it is.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from typing import Any
+
+from fastmesh.compile.tables import RETRY_ON
+
+Part = dict[str, Any]
+# What a field is in text: nothing, a line, or several.
+Line = Callable[[Any, Part], str | list[str]]
 
 BOLD, DIM, GREEN, RED = "1", "2", "32", "31"
 WIDTH = 14  # of the column of labels
 # Of the routes that were passed over and of a cluster's endpoints: more are counted; JSON has all.
 MOST_LINES = 50
-WORDS = {
-    "plaintext_refused": "the listener takes TLS only: the connection is closed",
-    "https_redirect": "301 to https (the listener's tls.httpsRedirect)",
-}
 OPS = {"exact": "is", "prefix": "begins with", "suffix": "ends with", "regex": "matches the regex"}
+PER_MILLION = 10_000  # in a percent
 
 
-def path_text(path: dict[str, Any]) -> str:
+# --- words
+
+
+def span(ms: int) -> str:
+    for unit, size in (("h", 3_600_000), ("min", 60_000)):
+        if ms >= size and ms % size == 0:
+            return f"{ms // size} {unit}"
+    return f"{ms / 1000:g} s" if ms >= 1000 else f"{ms} ms"
+
+
+def percent(ppm: int) -> str:
+    return f"{ppm / PER_MILLION:g} %"
+
+
+def bound(n: int) -> str:
+    return str(n) if n else "any number of"
+
+
+def listed(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
+
+
+def path_text(path: Part) -> str:
     if path["op"] == "any":
         return "any path"
-    how = "is or is below" if path["op"] == "path_prefix" else OPS[path["op"]]
-    return f"path {how} {path['value']}" + (" (any case)" if path["ignore_case"] else "")
+    how = "is or is below" if path["op"] == "path_prefix" else OPS.get(path["op"], path["op"])
+    return f"path {how} {path['value'] or '/'}" + (" (any case)" if path["ignore_case"] else "")
 
 
-def condition_text(condition: dict[str, Any]) -> str:
+def condition_text(condition: Part) -> str:
     what = condition["on"] + (f" {condition['name']}" if condition["name"] else "")
     how = OPS.get(condition["op"], "")
     text = f"{what} {how} {condition['value']!r}" if how else f"{what} is there"
@@ -33,22 +63,207 @@ def condition_text(condition: dict[str, Any]) -> str:
     return f"not ({text})" if condition["negate"] else text
 
 
-def rule_text(route: dict[str, Any]) -> str:
+def rule_text(route: Part) -> str:
     return ", ".join([path_text(route["path"]), *map(condition_text, route["conditions"])])
 
 
-def failed_text(route: dict[str, Any]) -> str:
-    failed = route["failed"]
-    return path_text(route["path"]) if failed == "path" else condition_text(route["conditions"][failed])
+def failed_text(route: Part) -> str:
+    failed, have = route["failed"], route["have"]
+    if failed == "path":
+        return f"{path_text(route['path'])}: it is {have}"
+    condition = route["conditions"][failed]
+    if condition["on"] in ("port", "scheme"):
+        return condition_text(condition)
+    return f"{condition_text(condition)}: " + ("there is none" if have is None else f"it is {have!r}")
 
 
-def name_of(route: dict[str, Any]) -> str:
+def name_of(route: Part) -> str:
     parts = [f"[{route['index']}]", route["name"], f"({route['source']})" if "source" in route else ""]
     return " ".join(filter(None, parts))
 
 
-def span(ms: int) -> str:
-    return f"{ms / 1000:g} s" if ms >= 1000 else f"{ms} ms"
+def answer_text(answer: Part) -> str:
+    if not answer["status"]:
+        return "the connection is closed without an answer"
+    fields = {name.lower(): value for name, value in answer["headers"]}
+    why = fields.get("grpc-message") or answer["body"].strip()
+    status = f"{answer['status']} {' '.join(answer['flags'])}".strip()
+    if "grpc-status" in fields:
+        status += f", grpc-status {fields['grpc-status']}"
+    return f"{status}: {why} ({answer['details']})" if why else status
+
+
+# --- fields of an action
+
+
+def timeout_text(ms: int, action: Part) -> str:
+    text = span(ms) if ms else "none"
+    left = {dest["left_ms"] for dest in action["destinations"] if "left_ms" in dest} - {ms}
+    return f"{text}; this request asks for {span(left.pop())}" if left else text
+
+
+def retries_text(plan: Part, action: Part) -> str | list[str]:
+    if not plan["attempts"]:
+        return "none"
+    if not all(dest.get("repeatable", True) for dest in action["destinations"]):
+        return "none: this request cannot be sent again"
+    on = [name for name, bit in RETRY_ON.items() if plan["retry_on"] & bit]
+    statuses = f" {plan['statuses']}" if plan["statuses"] else ""
+    tries = f"{span(plan['per_try_timeout_ms'])} a try" if plan["per_try_timeout_ms"] else "no limit of a try"
+    return [
+        f"up to {plan['attempts']}, on {', '.join(on) or 'nothing'}{statuses}",
+        listed(
+            tries,
+            f"back-off {span(plan['backoff_base_ms'])} to {span(plan['backoff_most_ms'])}",
+            "also on the endpoint that failed" if plan["same_endpoint"] else "another endpoint first",
+            "also in other localities" if plan["remote_localities"] else "",
+        ),
+    ]
+
+
+def rewrite_text(rewrite: Part, action: Part) -> list[str]:
+    made = []
+    if rewrite["replaces"] == "prefix":
+        made.append(f"the first {rewrite['matched']} bytes of the path become {rewrite['path']}")
+    elif rewrite["replaces"]:
+        made.append(f"path becomes {rewrite['path']}")
+    if rewrite["authority"]:
+        made.append(f"host becomes {rewrite['authority']}")
+    return made
+
+
+def fault_text(fault: Part, action: Part) -> list[str]:
+    made = []
+    if fault["delay_ppm"]:
+        made.append(f"{percent(fault['delay_ppm'])} wait {span(fault['delay_ms'])}")
+    if fault["abort_ppm"]:
+        grpc = "" if fault["abort_grpc"] is None else f" (gRPC: {fault['abort_grpc']})"
+        made.append(f"{percent(fault['abort_ppm'])} are answered {fault['abort_status']}{grpc}, FI")
+    return made
+
+
+def mirrors_text(mirrors: list[Part], action: Part) -> list[str]:
+    return [f"{percent(each['ppm'])} to {each['cluster'] or 'no such cluster'}" for each in mirrors]
+
+
+def hdr_ops(ops: list[Part], part: Part) -> list[str]:
+    return [f"{op['op']} {op['name']}" + ("" if op["op"] == "remove" else f": {op['value']}") for op in ops]
+
+
+FORWARD: dict[str, tuple[str, Line]] = {
+    "rewrite": ("rewrite", rewrite_text),
+    "request_headers": ("request", hdr_ops),
+    "response_headers": ("response", hdr_ops),
+    "timeout_ms": ("timeout", timeout_text),
+    "retries": ("retries", retries_text),
+    "fault": ("fault", fault_text),
+    "mirrors": ("mirrors", mirrors_text),
+}
+
+# --- fields of a cluster
+
+
+def balancing_text(name: str, cluster: Part) -> str:
+    parts = [name]
+    if cluster["hash"]:
+        on = cluster["hash"]
+        parts.append(f"by {on['on']} {on['name']}".strip())
+        if on["on"] == "cookie":
+            parts.append("which is made if it is missing" if on["ttl_s"] is not None else "")
+    if name == "PEAK_EWMA":
+        parts.append(f"decay {span(cluster['decay_ms'])}")
+    if cluster["warm"]:
+        warm = cluster["warm"]
+        parts.append(f"new endpoints warm up for {span(warm['ms'])} from {warm['least_percent']} %")
+    return listed(*parts)
+
+
+def tls_text(tls: Part | None, cluster: Part) -> str:
+    if tls is None or not any(each["tls"] for each in cluster["endpoints"]):
+        return ""
+    sans = tls["sans"]
+    return listed(
+        f"sni {tls['sni']}" if tls["sni"] else "no sni",
+        "any name that its roots vouch for" if sans is None else f"accepts {', '.join(sans) or 'nobody'}",
+    )
+
+
+def connection_text(made: Part, cluster: Part) -> str:
+    alive = made["keepalive"]
+    return listed(
+        {"h2": "HTTP/2", "as_client": "HTTP as the client's", "http1": "HTTP/1.1"}[cluster["protocol"]],
+        f"connect timeout {span(made['connect_timeout_ms'])}",
+        f"idle timeout {span(made['idle_timeout_ms'])}" if made["idle_timeout_ms"] else "",
+        f"{made['max_requests']} requests each" if made["max_requests"] else "",
+        f"{made['max_streams']} streams each" if made["max_streams"] else "",
+        f"at most {span(made['max_age_ms'])} old" if made["max_age_ms"] else "",
+        f"TCP keep-alive {alive['time_s']} s" if alive else "",
+    )
+
+
+# Of a limit: what it is of, and what of in_use it bounds.
+LIMITS = {
+    "max_connections": ("connections", "connections"),
+    "max_pending": ("pending", "pending"),
+    "max_requests": ("requests", "active"),
+    "max_retries": ("retries", "retries"),
+}
+
+
+def limits_text(limits: Part, cluster: Part) -> str:
+    used = cluster.get("in_use", {})
+    shown = [
+        (f"{used[key]} of " if used else "") + f"{bound(limits[name])} {word}"
+        for name, (word, key) in LIMITS.items()
+        if limits[name] or name != "max_retries" or not limits["budget_ppm"]
+    ]
+    if limits["budget_ppm"]:
+        retrying = f" ({used['retries']} now)" if used else ""
+        share = percent(limits["budget_ppm"])
+        shown.append(f"retries {share} of requests, at least {limits['budget_least']}{retrying}")
+    return listed(*shown)
+
+
+def outlier_text(rule: Part | None, cluster: Part) -> str | list[str]:
+    if rule is None:
+        return ""
+    rows = (
+        ("consecutive_5xx", "5xx"),
+        ("consecutive_gateway", "gateway errors"),
+        ("consecutive_local", "local failures"),
+    )
+    counts = [f"{rule[key]} {word}" for key, word in rows if rule[key]]
+    least = rule["min_health_percent"]
+    return [
+        f"ejected after {' or '.join(counts) or 'nothing'} in a row",
+        listed(
+            f"for {span(rule['base_ms'])} to {span(rule['most_ms'])}",
+            f"at most {rule['max_percent']} % of the endpoints",
+            f"all are used when fewer than {least} % are healthy" if least else "",
+            "now: all are used" if cluster.get("panic") else "",
+        ),
+    ]
+
+
+def levels_text(levels: list[Part], cluster: Part) -> str:
+    return f"endpoints of {len(levels)} levels, the nearest first" if levels else ""
+
+
+def nothing(value: Any, part: Part) -> str:
+    return ""  # shown elsewhere
+
+
+CLUSTER: dict[str, tuple[str, Line]] = {
+    "balancing": ("balancing", balancing_text),
+    "levels": ("levels", levels_text),
+    "tls": ("TLS", tls_text),
+    "connection": ("connection", connection_text),
+    "limits": ("limits", limits_text),
+    "outlier_detection": ("outliers", outlier_text),
+    **dict.fromkeys(("name", "service", "cell", "hash", "decay_ms", "warm", "protocol"), ("", nothing)),
+    **dict.fromkeys(("endpoints", "in_use", "panic"), ("", nothing)),
+}
+OF_ACTION = {**FORWARD, "kind": ("", nothing), "destinations": ("", nothing)}
 
 
 class Text:
@@ -64,7 +279,7 @@ class Text:
     def line(self, label: str, text: str, code: str = "") -> None:
         # what config and clients say must not steer a terminal
         text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-        self.lines.append(f"{self.paint(label.ljust(WIDTH), DIM)}{self.paint(text, code) if code else text}")
+        self.lines.append(f"{self.paint(label.ljust(WIDTH), DIM)} {self.paint(text, code) if code else text}")
 
     def some(self, label: str, lines: list[tuple[str, str]]) -> None:
         for text, code in lines[:MOST_LINES]:
@@ -73,11 +288,24 @@ class Text:
         if len(lines) > MOST_LINES:
             self.line(label, f"... and {len(lines) - MOST_LINES} more (-o json)")
 
-    def of(self, found: dict[str, Any]) -> str:
+    def fields(self, part: Part, table: dict[str, tuple[str, Line]], indent: str = "") -> None:
+        """In the table's order; then what it does not know, as it is."""
+        for key, (label, text_of) in table.items():
+            if key in part:
+                text = text_of(part[key], part)
+                self.some(
+                    indent + label,
+                    [(each, "") for each in ([text] if isinstance(text, str) else text) if each],
+                )
+        for key, value in part.items():
+            if key not in table and value:
+                self.line(f"{indent}{key}", value if isinstance(value, str) else json.dumps(value))
+
+    def of(self, found: Part) -> str:
         request, listener = found["request"], found["listener"]
         query = f"?{request['query']}" if request["query"] else ""
         url = f"{request['scheme']}://{request['authority']}{request['path']}{query}"
-        self.line("request", f"{request['method']} {url}", BOLD)
+        self.line("request", f"{request['method']} {url}{', a gRPC call' if found.get('grpc') else ''}", BOLD)
         self.line(
             "listener",
             f"{listener['name']} ({listener['kind']}, port {listener['port']}, TLS {listener['tls_mode']})",
@@ -86,113 +314,81 @@ class Text:
             host = found["virtual_host"]
             domains = f" (domains {', '.join(host['domains'])})" if "domains" in host else ""
             self.line("virtual host", f"{host['name']}{domains}")
-        passed = [f"{name_of(r)} - does not hold: {failed_text(r)}" for r in found["passed"]]
+        passed = [f"{name_of(r)} does not match: {failed_text(r)}" for r in found["passed"]]
         self.some("passed over", [(text, "") for text in passed])
         if "route" in found:
             self.line("route", name_of(found["route"]), BOLD)
             self.line("rule", rule_text(found["route"]))
-            self.action(found["action"], found["no_cluster_status"])
-        elif found["outcome"] == "no_route":
-            why = "no route takes it" if "virtual_host" in found else "no virtual host has this name"
-            self.line("outcome", f"{found['status']}: {why}", RED)
-        else:
-            self.line("outcome", WORDS[found["outcome"]], GREEN if found["served"] else RED)
+            self.action(found["action"])
+        self.outcome(found)
         return "\n".join(self.lines) + "\n"
 
-    def action(self, action: dict[str, Any], no_cluster: int) -> None:
-        if action["kind"] == "direct":
-            self.line("outcome", f"{action['status']}, a direct response: {action['body']!r}", GREEN)
-        elif action["kind"] == "redirect":
-            parts = [f"{key} {action[key]}" for key in ("scheme", "authority", "port") if action[key]]
-            if action["path"]:
-                what = "the matched prefix becomes" if action["replaces"] == "prefix" else "path"
-                parts.append(f"{what} {action['path']}")
-            self.line("outcome", f"{action['status']}, a redirect: {', '.join(parts)}", GREEN)
-        else:
-            self.forward(action, no_cluster)
-        self.headers("", action)
-
-    def headers(self, indent: str, where: dict[str, Any]) -> None:
-        for side in ("request", "response"):
-            for op in where[f"{side}_headers"]:
-                value = "" if op["op"] == "remove" else f": {op['value']}"
-                self.line(f"{indent}{side}", f"{op['op']} {op['name']}{value}")
-
-    def forward(self, action: dict[str, Any], no_cluster: int) -> None:
+    def action(self, action: Part) -> None:
+        if action["kind"] != "forward":
+            self.fields({key: action[key] for key in ("request_headers", "response_headers")}, FORWARD)
+            return
         for dest in action["destinations"]:
-            self.destination(dest, no_cluster)
-        rewrite = action["rewrite"]
-        if rewrite["replaces"]:
-            what = (
-                f"the first {rewrite['matched']} bytes of the path become"
-                if rewrite["replaces"] == "prefix"
-                else "path becomes"
-            )
-            self.line("rewrite", f"{what} {rewrite['path']}")
-        if rewrite["authority"]:
-            self.line("rewrite", f"host becomes {rewrite['authority']}")
-        self.line("timeout", span(action["timeout_ms"]) if action["timeout_ms"] else "none")
-        self.line("retries", self.retries(action["retries"]))
-        fault = action["fault"]
-        if fault["delay_ppm"]:
-            self.line("fault", f"{fault['delay_ppm'] / 10_000:g} % wait {span(fault['delay_ms'])}")
-        if fault["abort_ppm"]:
-            self.line("fault", f"{fault['abort_ppm'] / 10_000:g} % are answered {fault['abort_status']}")
+            self.destination(dest)
+        self.fields(action, OF_ACTION)
 
-    def retries(self, plan: dict[str, Any]) -> str:
-        from fastmesh.compile.tables import RETRY_ON
-
-        if not plan["attempts"]:
-            return "none"
-        on = [name for name, bit in RETRY_ON.items() if plan["retry_on"] & bit]
-        text = f"up to {plan['attempts']}, on {', '.join(dict.fromkeys(on))}"
-        if plan["statuses"]:
-            text += f" {plan['statuses']}"
-        if plan["per_try_timeout_ms"]:
-            text += f"; {span(plan['per_try_timeout_ms'])} a try"
-        return f"{text}; back-off {span(plan['backoff_base_ms'])} to {span(plan['backoff_most_ms'])}"
-
-    def destination(self, dest: dict[str, Any], no_cluster: int) -> None:
-        share = f"{dest['weight']} of {dest['total_weight']}"
-        cluster = dest["cluster"]
+    def destination(self, dest: Part) -> None:
+        cluster, total = dest["cluster"], dest["total_weight"]
+        share = f"weight {dest['weight']} of {total}, {100 * dest['weight'] / total:.3g} %"
         if cluster is None:
-            self.line("destination", f"no such cluster: {no_cluster} (weight {share})", RED)
+            self.line("destination", f"no such cluster ({share})", RED)
+            self.line("  outcome", answer_text(dest["answer"]), RED)
             return
         parts = cluster["name"].split("|")
         subset = f", subset {parts[2]}" if len(parts) == 4 and parts[2] else ""
-        self.line("destination", f"{cluster['name']} (weight {share}{subset}, {cluster['balancing']})", BOLD)
-        self.some("  endpoint", [self.endpoint(each) for each in cluster["endpoints"]])
-        if dest["problem"]:
-            self.line("  outcome", f"503: {dest['problem']}", RED)
-        self.headers("  ", dest)
-        limits, used = cluster["limits"], cluster.get("in_use", {})
-        names = (
-            ("max_connections", "connections", "connections"),
-            ("max_pending", "pending", "pending"),
-            ("max_requests", "requests", "active"),
-            ("max_retries", "retries", "retries"),
-        )
-        shown = [
-            f"{word} {f'{used[key]} of ' if used else ''}{limits[name] or 'any'}" for name, word, key in names
-        ]
-        if limits["budget_ppm"]:
-            shown.append(
-                f"retry budget {limits['budget_ppm'] / 10_000:g} %, at least {limits['budget_least']}"
-            )
-        self.line("  limits", ", ".join(shown))
-        if cluster["outlier_detection"]:
-            panic = " (panic: all are used)" if cluster.get("panic") else ""
-            self.line("  outliers", f"ejected when they fail{panic}")
+        self.line("destination", f"{cluster['name']} ({share}{subset})", BOLD)
+        self.some("  endpoints", [self.endpoint(each) for each in cluster["endpoints"]])
+        if "hash_endpoint" in dest:
+            self.line("  by hash", f"{dest['hash_endpoint']} while it is healthy")
+        self.fields(cluster, CLUSTER, "  ")
+        self.fields({key: dest[key] for key in ("request_headers", "response_headers")}, FORWARD, "  ")
+        if "sent" in dest:
+            host = next((v for name, v in dest["sent"]["headers"] if name.lower() == "host"), "")
+            self.line("  sends", f"{dest['sent']['target']} with Host {host}")
+        else:
+            self.line("  outcome", answer_text(dest["answer"]), RED)
 
-    def endpoint(self, each: dict[str, Any]) -> tuple[str, str]:
+    def endpoint(self, each: Part) -> tuple[str, str]:
         parts = [each["workload"], f"weight {each['weight']}", "TLS" if each["tls"] else ""]
         if "health" in each:
             parts.append(f"{each['in_flight']} in flight")
             health = each["health"]
-            if "ejected_ms" in each:
-                left = span(each["ejected_ms"])
-                health += f" for {left} yet" if each["ejected_ms"] else ", the next request finds out"
+            if health != "healthy":
+                left = each["ejected_ms"]
+                health += f" for {span(left)} yet" if left else ", the next request finds out"
             parts.append(health)
-        if not each["used"]:
-            parts.append("not used")
-        return f"{each['address']} ({', '.join(filter(None, parts))})", "" if each["used"] else RED
+        used = each.get("used", True)
+        return f"{each['address']} ({listed(*parts, '' if used else 'not used')})", "" if used else RED
+
+    def outcome(self, found: Part) -> None:
+        code = GREEN if found["served"] else RED
+        outcome = found["outcome"]
+        if outcome == "forward":
+            self.line("outcome", self.forwarded(found["action"]["destinations"]), code)
+        elif outcome == "plaintext_refused":
+            self.line("outcome", "the connection is closed: the listener takes TLS only", code)
+        elif outcome == "direct":
+            answer = found["answer"]
+            self.line("outcome", f"{answer['status']}, a direct response: {answer['body']!r}", code)
+        elif outcome in ("redirect", "https_redirect"):
+            answer = found["answer"]
+            to = next((value for name, value in answer["headers"] if name.lower() == "location"), "")
+            of = " (the listener's tls.httpsRedirect)" if outcome == "https_redirect" else ""
+            self.line("outcome", f"{answer['status']}, a redirect to {to}{of}", code)
+        else:
+            self.line("outcome", answer_text(found["answer"]), code)
+            if "NR" in found["answer"]["flags"]:
+                host = found.get("virtual_host")
+                none = f"no virtual host is for {found['request']['authority']}"
+                self.line("", f"no route of virtual host {host['name']} takes it" if host else none)
+
+    def forwarded(self, dests: list[Part]) -> str:
+        usable = [dest for dest in dests if "sent" in dest and dest["weight"]]
+        if not usable:
+            return answer_text(next(dest for dest in dests if dest["weight"])["answer"])
+        names = [dest["cluster"]["name"] for dest in usable]
+        return f"sent to {' or '.join(dict.fromkeys(names))}"

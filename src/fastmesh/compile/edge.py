@@ -21,7 +21,8 @@ from fastmesh.compile.clusters import (
     origination,
     subset_labels,
 )
-from fastmesh.compile.routes import catch_all_last, compile_routes
+from fastmesh.compile.fragment import place_text
+from fastmesh.compile.routes import catch_all_last, compile_routes, source_of
 from fastmesh.compile.tlsfiles import TlsFiles
 from fastmesh.model.delegates import expanded
 from fastmesh.model.formats import is_ip
@@ -243,9 +244,16 @@ class _Edge:
             else:
                 for key, ref in rules:
                     if (key, ref) not in compiled:
-                        vs = expanded(self.index, self.index.by_key[key])
+                        given = self.index.by_key[key]
+                        vs = expanded(self.index, given)
+                        places: list[str] = []
                         # an edge has no labels and no namespace that a source could have
-                        routes_here = compile_routes(vs, ref, port, self.resolve, sources=self.sources)
+                        routes_here = compile_routes(vs, ref, port, self.resolve, places)
+                        if self.sources:
+                            for route, place in zip(routes_here, places, strict=True):
+                                # rules of a delegate stand elsewhere
+                                known = place_text(source_of(vs), place) if vs is given else source_of(vs)
+                                route["origin"] = known
                         compiled[key, ref] = [r for r in routes_here if "source" not in r]
                     routes += compiled[key, ref]
                 if len(rules) > 1:

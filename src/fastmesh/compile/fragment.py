@@ -42,15 +42,31 @@ def localize(fragment: Fragment, namespace: str, labels: dict[str, str]) -> list
         )
 
     def without(route: ir.Route) -> ir.Route:
+        if "source" not in route:
+            return route
         return {k: v for k, v in route.items() if k != "source"}  # type: ignore[return-value]
 
     out: list[ir.VirtualHost] = []
     for host in fragment["virtual_hosts"]:
         own = host.get("local_domains", []) if host.get("namespace") == namespace else []
-        routes = [
-            without(route) if "source" in route else route
-            for route in host["routes"]
+        kept = [
+            i
+            for i, route in enumerate(host["routes"])
             if "source" not in route or concerns(route["source"])
         ]
-        out.append({"name": host["name"], "domains": [*host["domains"], *own], "routes": routes})
+        made: ir.VirtualHost = {
+            "name": host["name"],
+            "domains": [*host["domains"], *own],
+            "routes": [without(host["routes"][i]) for i in kept],
+        }
+        if "places" in host:
+            places = host["places"].split()
+            made.update({"source": host["source"], "places": " ".join(places[i] for i in kept)})
+        out.append(made)
     return out
+
+
+def place_text(source: str, place: str) -> str:
+    """ "2.1" of a VirtualService: its third rule's second match."""
+    rule, dot, match = place.partition(".")
+    return f"{source}: spec.http[{rule}]" + (f".match[{match}]" if dot else "")

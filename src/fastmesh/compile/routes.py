@@ -46,11 +46,15 @@ def applies_anywhere(vs: Resource) -> set[str]:
     return refs
 
 
+def source_of(vs: Resource) -> str:
+    return f"VirtualService {vs.namespace}/{vs.name}"
+
+
 def compile_routes(
-    vs: Resource, gateway: str, port: int, resolve: Resolve, *, sources: bool = False
+    vs: Resource, gateway: str, port: int, resolve: Resolve, places: list[str] | None = None
 ) -> list[ir.Route]:
     """The routes of a VirtualService for one gateway ("namespace/name" or "mesh") and port, in order.
-    `sources`: each says where it comes from."""
+    `places` gets where each stands in it (VirtualHost.places of model/ir.py)."""
     bound = bound_gateways(vs)
     out: list[ir.Route] = []
     owners = rule_owners(vs)
@@ -73,9 +77,8 @@ def compile_routes(
             source = _source(m)
             if source:
                 out[-1]["source"] = source
-            if sources:
-                at = f"spec.http[{i}]" + (f".match[{k}]" if http.get("match") else "")
-                out[-1]["origin"] = f"VirtualService {vs.namespace}/{vs.name}: {at}"
+            if places is not None:
+                places.append(f"{i}.{k}" if http.get("match") else str(i))
             name = ".".join(filter(None, (http.get("name"), m.get("name"))))
             if name:
                 out[-1]["name"] = name

@@ -23,7 +23,7 @@ from fastmesh.compile.clusters import (
     origination,
     subset_labels,
 )
-from fastmesh.compile.routes import MESH, compile_routes, default_route
+from fastmesh.compile.routes import MESH, compile_routes, default_route, source_of
 from fastmesh.compile.world import DEFAULT_PORT, Workload, World, effective_mtls
 from fastmesh.model.formats import is_ip
 from fastmesh.model.index import effective_policy, full_name, labels_match, namespace_of
@@ -116,18 +116,22 @@ class _Service:
         bare = DEFAULT_PORT if DEFAULT_PORT in ports else ports[0]
         if registered:
             bare = ports[0]
-        alike: list[tuple[list[ir.Route], list[int]]] = []
+        alike: list[tuple[list[ir.Route], str, list[int]]] = []
         for port in ports:
-            routes = self.routes(port)
-            same = next((g for g in alike if g[0] == routes), None)
+            routes, places = self.routes(port)
+            same = next((g for g in alike if g[:2] == (routes, places)), None)
             if same is None:
-                alike.append((routes, [port]))
+                alike.append((routes, places, [port]))
             else:
-                same[1].append(port)
+                same[2].append(port)
         out: list[FragmentHost] = []
-        for routes, of_ports in alike:
+        vs = self.world.mesh_rule(self.host)
+        for routes, places, of_ports in alike:
             names, local = self.names()
-            out.append(self.named(names, local, of_ports, bare, routes))
+            made = self.named(names, local, of_ports, bare, routes)
+            if vs is not None and self.world.index.by_key.get(vs.key) is vs:  # without rules of a delegate
+                made.update({"source": source_of(vs), "places": places})
+            out.append(made)
         return out
 
     def named(
@@ -164,11 +168,13 @@ class _Service:
             [n for n in local if not self.world.known(n)],
         )
 
-    def routes(self, port: int) -> list[ir.Route]:
+    def routes(self, port: int) -> tuple[list[ir.Route], str]:
+        """And their places in the VirtualService that they come from."""
         vs = self.world.mesh_rule(self.host)
-        if vs is not None:
-            return compile_routes(vs, MESH, port, self.resolve)
-        return [default_route(self.resolve({"host": self.host}, "", port))]
+        if vs is None:
+            return [default_route(self.resolve({"host": self.host}, "", port))], ""
+        places: list[str] = []
+        return compile_routes(vs, MESH, port, self.resolve, places), " ".join(places)
 
     def resolve(self, destination: dict[str, Any], namespace: str, listener_port: int) -> str:
         host = (

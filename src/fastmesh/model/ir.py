@@ -138,7 +138,7 @@ class Route(TypedDict, total=False):
     """Exactly one of dests, redirect, direct."""
 
     name: str
-    source: str  # "VirtualService ns/name: spec.http[2].match[1]"; for people, of an edge's file only
+    source: str  # "VirtualService ns/name: spec.http[2].match[1]": for people, of an edge's file
     path: PathMatch
     conds: list[Cond]
     dests: list[Dest]
@@ -160,6 +160,10 @@ class VirtualHost(TypedDict):
     name: str
     domains: list[str]  # "reviews", "reviews:9080", "*.example.com", "*"; lower case
     routes: list[Route]
+    # For people, of a sidecar's hosts, which have one source each: "VirtualService ns/name", and where in it
+    # each route stands: "0.0 0.1 1" (rule, then its match if it has some). Two strings, not one a route.
+    source: NotRequired[str]
+    places: NotRequired[str]
 
 
 class RouteTable(TypedDict):

@@ -168,6 +168,7 @@ cdef enum:  # Exchange.flags
     XF_PROBE = 2097152           # its result decides whether an ejected endpoint is back
     XF_HASHED = 1048576          # hash_key is set
     XF_SHADOW = 4194304          # a mirrored copy: nobody waits for its answer
+    XF_REHEARSED = 8388608       # it is only asked what would become of it (proxy/rehearse)
 
 cdef struct DownOps:             # what an exchange asks of its client's side
     int (*head)(Exchange *ex, Msg *m) noexcept nogil

@@ -12,7 +12,7 @@ from fastmesh._core.proto.msg cimport (
 from fastmesh._core.proxy.call cimport call_begin
 from fastmesh._core.proxy.cors cimport cors_take
 from fastmesh._core.proxy.ctx cimport (
-    XF_CHUNKED_REQ, XF_IDEMPOTENT, XF_REQ_END, XF_RESP_STARTED, XF_UPGRADE, Exchange, ListenerState, Worker)
+    XF_CHUNKED_REQ, XF_IDEMPOTENT, XF_REHEARSED, XF_REQ_END, XF_RESP_STARTED, XF_UPGRADE, Exchange, ListenerState, Worker)
 from fastmesh._core.proxy.deadline cimport deadline_begin
 from fastmesh._core.proxy.exchange cimport exchange_answer, exchange_begin, exchange_finish, exchange_request_end
 from fastmesh._core.proxy.faults cimport faults_delay
@@ -103,7 +103,7 @@ cdef void entry_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
         rc = forward_keep_response_ops(ex, &rm)
         if rc == FM_OK and rm.action.cors != SNAP_NONE:
             rc = cors_take(ex, m, cors_of(ex, &rm), &preflight)
-        if rc == FM_OK and rm.action.limits.n and not preflight and not limits_take(ex, rm.action):
+        if rc == FM_OK and rm.action.limits.n and not preflight and not ex.flags & XF_REHEARSED and not limits_take(ex, rm.action):
             exchange_answer(ex, RE_LIMITED)
             return
         ex.flags |= XF_RESP_STARTED
@@ -132,7 +132,7 @@ cdef void entry_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
                 ex.dops.abort(ex)
             exchange_finish(ex)
             return
-    if rc == FM_OK and rm.action.limits.n and not limits_take(ex, rm.action):
+    if rc == FM_OK and rm.action.limits.n and not ex.flags & XF_REHEARSED and not limits_take(ex, rm.action):
         log_keep_request(ex, m)
         log_keep_route(ex, snap_str(&w.snap, c.name), snap_str(&w.snap, rm.route.name))
         exchange_answer(ex, RE_LIMITED)
@@ -160,6 +160,8 @@ cdef void entry_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
         timer_set(&w.r.wheel, &ex.timer, ex.deadline_ms)
     if m.body == BODY_NONE:
         ex.flags |= XF_REQ_END
+    if ex.flags & XF_REHEARSED:
+        return                   # everything is decided that does not depend on chance and on others' requests
     if not breaker_request(&w.seg, c):
         exchange_answer(ex, RE_OVERFLOW)
         return

@@ -1,28 +1,35 @@
-"""BORDER (L3): what a worker would do with a request, and why, over the bytes of a snapshot: the parser, the hygiene and the matcher that
-workers run, asked once. For the agent's view and `fastmesh explain`. Owns nothing that stays: patterns are compiled for a question and freed.
+"""BORDER (L3): what a worker would do with a request, and why, over the bytes of a snapshot: the parser, the matcher and the phases of an
+exchange that workers run, asked once (proxy/rehearse). For the agent's view and `fastmesh explain`. Owns nothing that stays: patterns are
+compiled for a question and freed after it.
 
-Must not know: sockets, cells, what a config means. Never called in a worker: router_load would take its patterns away.
+Must not know: sockets, the cells of a running proxy. Never called in a worker: router_load would take its patterns away.
+A field that config gets is one line in the dict of what it belongs to.
 """
-from libc.stdint cimport uint32_t
-from libc.string cimport memset
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
 
-from fastmesh._core.base.err cimport FM_AGAIN, FM_ENOCLUSTER, FM_ENOROUTE, FM_OK
+from fastmesh._core.base.err cimport FM_ENOHEALTHY, FM_OK
+from fastmesh._core.policy.lb_hash cimport HashWalk, hash_begin, hash_next
 from fastmesh._core.policy.router cimport (
     ROUTE_PATH, ROUTE_TAKES, RouteMatch, router_forget, router_load, router_match, router_obstacle, router_vhost)
 from fastmesh._core.proto.h1_body cimport h1_body_request
 from fastmesh._core.proto.h1_head cimport h1_request_head
 from fastmesh._core.proto.hygiene cimport hygiene_request
-from fastmesh._core.proto.msg cimport BODY_NONE, MF_UPGRADE, Msg
-from fastmesh._core.proxy.ctx cimport Plan
-from fastmesh._core.proxy.plan cimport plan_take
-from fastmesh._core.proxy.respond cimport respond_status_of, respond_text_of
+from fastmesh._core.proto.msg cimport BODY_NONE, HF_DROP, MF_UPGRADE, Msg
+from fastmesh._core.proxy.ctx cimport REPLAY_BYTES
+from fastmesh._core.proxy.rehearse cimport Rehearsal, rehearsal_free, rehearsal_new, rehearsal_run
+from fastmesh._core.proxy.respond cimport RE_FAULT, RE_OVERFLOW
+from fastmesh._core.shm.segment cimport Segment, SegMap, segment_map
 from fastmesh._core.shm.snapshot cimport (
-    ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, CF_IGNORE_CASE, CF_NOT, CL_AS_CLIENT, CL_H2, EP_TLS, HOP_ADD, HOP_REMOVE, HOP_SET,
+    ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, AF_RETRY_ANYWHERE, AF_RETRY_SAME, CF_IGNORE_CASE, CF_NOT, CL_AS_CLIENT, CL_H2, CL_KEEPALIVE,
+    CL_VERIFY_SAN, EP_TLS, HASH_COOKIE, HASH_HEADER, HASH_NO_COOKIE, HASH_NONE, HASH_QUERY, HASH_SOURCE, HOP_ADD, HOP_REMOVE, HOP_SET,
     L_GATEWAY, L_INBOUND, L_OUTBOUND, LB_LEAST_REQUEST, LB_MAGLEV, LB_PEAK_EWMA, LB_RANDOM, LB_RING_HASH, LB_ROUND_ROBIN,
-    LF_HTTPS_REDIRECT, OF_ON, ON_AUTHORITY, ON_HEADER, ON_METHOD, ON_PORT, ON_QUERY, ON_SCHEME, OP_ANY, OP_EXACT, OP_PATH_PREFIX,
-    OP_PREFIX, OP_PRESENT, OP_REGEX, OP_SUFFIX, RW_FULL, RW_NONE, RW_PREFIX, SNAP_NONE, TLS_DISABLE, TLS_PERMISSIVE, TLS_STRICT, Snap,
-    SnapAction, SnapArr, SnapCluster, SnapCond, SnapDest, SnapEndpoint, SnapFault, SnapHdrOp, SnapHeader, SnapListener, SnapRoute,
-    SnapStr, SnapVhost, snap_fault, snap_open)
+    LF_HTTPS_REDIRECT, MILLION, OF_ON, OF_SPLIT, ON_AUTHORITY, ON_HEADER, ON_METHOD, ON_PORT, ON_QUERY, ON_SCHEME, OP_ANY, OP_EXACT,
+    OP_PATH_PREFIX, OP_PREFIX, OP_PRESENT, OP_REGEX, OP_SUFFIX, RW_FULL, RW_NONE, RW_PREFIX, SNAP_NONE, TLS_DISABLE, TLS_PERMISSIVE,
+    TLS_STRICT, Snap, SnapAction, SnapArr, SnapCluster, SnapCond, SnapDest, SnapEndpoint, SnapFault, SnapHdrOp, SnapHeader, SnapLevel,
+    SnapListener, SnapMirror, SnapOutlier, SnapRoute, SnapStr, SnapVhost, snap_fault, snap_open)
+from fastmesh._core.shm.names import FLAG_NAMES
 
 KINDS = {<int>L_GATEWAY: "gateway", <int>L_OUTBOUND: "outbound", <int>L_INBOUND: "inbound"}
 TLS_MODES = {<int>TLS_DISABLE: "disable", <int>TLS_STRICT: "strict", <int>TLS_PERMISSIVE: "permissive"}
@@ -41,196 +48,351 @@ BALANCING = {
     <int>LB_ROUND_ROBIN: "ROUND_ROBIN", <int>LB_LEAST_REQUEST: "LEAST_REQUEST", <int>LB_RANDOM: "RANDOM", <int>LB_PEAK_EWMA: "PEAK_EWMA",
     <int>LB_RING_HASH: "RING_HASH", <int>LB_MAGLEV: "MAGLEV",
 }
+HASH_ON = {<int>HASH_HEADER: "header", <int>HASH_COOKIE: "cookie", <int>HASH_SOURCE: "source", <int>HASH_QUERY: "query"}
+
+CODES = {"no_healthy": <int>FM_ENOHEALTHY, "overflow": <int>RE_OVERFLOW}
 
 
-class RequestRefused(ValueError):
-    """What is no request to a worker either; `status` is what it would answer."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
+def named(names: dict, number: int) -> str:
+    """A number's name; one that is newer than this file is shown as it is."""
+    return names.get(number, f"#{number}")
 
 
 cdef str text(const Snap *s, SnapStr v):
     return s.base[v.off:v.off + v.n].decode("utf-8", "backslashreplace")
 
 
-cdef int opened(Snap *s, bytes raw) except -1:
-    """A view of a snapshot's bytes, which the caller keeps; ValueError when they are none that a worker would take."""
-    cdef SnapFault why
-    if len(raw) < sizeof(SnapHeader):
-        raise ValueError("no snapshot: less than a header")
-    if snap_fault(raw, len(raw), &why) != FM_OK:
-        raise ValueError(f"no snapshot: {why.section.decode()}[{why.index}]: {why.what.decode()}")
-    snap_open(s, raw)
-    return 0
+cdef str said(const char *p, size_t n):
+    return p[:n].decode("utf-8", "backslashreplace") if n else ""
 
+
+cdef const void *first(const Snap *s, SnapArr a):
+    return s.base + a.off
+
+
+# ---- the parts of a snapshot -------------------------------------------------------------------------------------------------------
 
 cdef dict listener_dict(const Snap *s, const SnapListener *l):
     return {
-        "name": text(s, l.name), "kind": KINDS[l.kind], "port": l.port, "tls_mode": TLS_MODES[l.tls_mode],
+        "name": text(s, l.name), "kind": named(KINDS, l.kind), "port": l.port, "tls_mode": named(TLS_MODES, l.tls_mode),
         "https_redirect": bool(l.flags & LF_HTTPS_REDIRECT),
     }
 
 
-def listeners(bytes snapshot) -> list[dict]:
-    """The listeners of a snapshot: name, kind, port, tls_mode, https_redirect."""
-    cdef Snap s
-    cdef const SnapListener *l
-    opened(&s, snapshot)
-    l = <const SnapListener *>(s.base + s.h.listeners.off)
-    return [listener_dict(&s, &l[i]) for i in range(s.h.listeners.n)]
-
-
 cdef dict cond_dict(const Snap *s, const SnapCond *c):
     return {
-        "on": ON[c.on], "op": OPS[c.op], "name": text(s, c.name), "value": str(c.number) if c.on == ON_PORT else text(s, c.value),
-        "negate": bool(c.flags & CF_NOT), "ignore_case": bool(c.flags & CF_IGNORE_CASE),
+        "on": named(ON, c.on), "op": named(OPS, c.op), "name": text(s, c.name),
+        "value": str(c.number) if c.on == ON_PORT else text(s, c.value), "negate": bool(c.flags & CF_NOT),
+        "ignore_case": bool(c.flags & CF_IGNORE_CASE),
     }
 
 
 cdef dict route_dict(const Snap *s, const SnapRoute *r, uint32_t index):
-    cdef const SnapCond *c = <const SnapCond *>(s.base + r.conds.off)
+    cdef const SnapCond *c = <const SnapCond *>first(s, r.conds)
+    cdef const SnapStr *regexes = <const SnapStr *>first(s, s.h.regexes)
+    cdef SnapStr path = regexes[r.regex] if r.path_op == OP_REGEX else r.path
     return {
         "index": index, "name": text(s, r.name),
-        "path": {"op": OPS[r.path_op], "value": text(s, r.path), "ignore_case": bool(r.flags & CF_IGNORE_CASE)},
+        "path": {"op": named(OPS, r.path_op), "value": text(s, path), "ignore_case": bool(r.flags & CF_IGNORE_CASE)},
         "conditions": [cond_dict(s, &c[i]) for i in range(r.conds.n)],
     }
 
 
 cdef list ops_list(const Snap *s, SnapArr ops):
-    cdef const SnapHdrOp *o = <const SnapHdrOp *>(s.base + ops.off)
-    return [{"op": HDR_OPS[o[i].op], "name": text(s, o[i].name), "value": text(s, o[i].value)} for i in range(ops.n)]
+    cdef const SnapHdrOp *o = <const SnapHdrOp *>first(s, ops)
+    return [{"op": named(HDR_OPS, o[i].op), "name": text(s, o[i].name), "value": text(s, o[i].value)} for i in range(ops.n)]
+
+
+cdef dict outlier_dict(const SnapCluster *c):
+    cdef const SnapOutlier *o = &c.outlier
+    if not o.flags & OF_ON:
+        return None
+    return {
+        "consecutive_5xx": o.consecutive_5xx, "consecutive_gateway": o.consecutive_gateway, "consecutive_local": o.consecutive_local,
+        "split": bool(o.flags & OF_SPLIT), "interval_ms": o.interval_ms, "base_ms": o.base_ms, "most_ms": o.most_ms,
+        "max_percent": o.max_percent, "min_health_percent": c.panic_percent,
+    }
+
+
+cdef dict hash_dict(const Snap *s, const SnapCluster *c):
+    if c.hash_on == HASH_NONE:
+        return None
+    return {
+        "on": named(HASH_ON, c.hash_on), "name": text(s, c.hash_name), "path": text(s, c.hash_path),
+        "ttl_s": None if c.hash_ttl_s == HASH_NO_COOKIE else c.hash_ttl_s,
+    }
+
+
+cdef dict endpoint_dict(const Snap *s, const SnapEndpoint *e):
+    return {
+        "address": text(s, e.text), "workload": text(s, e.workload), "weight": e.weight, "tls": bool(e.flags & EP_TLS), "cell": e.cell,
+    }
 
 
 cdef dict cluster_dict(const Snap *s, const SnapCluster *c):
-    cdef const SnapEndpoint *e = <const SnapEndpoint *>(s.base + c.endpoints.off)
+    cdef const SnapEndpoint *e = <const SnapEndpoint *>first(s, c.endpoints)
+    cdef const SnapStr *sans = <const SnapStr *>first(s, c.sans)
+    cdef const SnapLevel *lv = <const SnapLevel *>first(s, c.levels)
     return {
-        "name": text(s, c.name), "service": text(s, c.service), "cell": c.cell, "balancing": BALANCING[c.lb],
+        "name": text(s, c.name), "service": text(s, c.service), "cell": c.cell, "balancing": named(BALANCING, c.lb),
+        "hash": hash_dict(s, c), "decay_ms": c.decay_ms,
+        "warm": {
+            "ms": c.warm_ms, "least_percent": c.warm_least_percent, "aggression": c.warm_aggression_centi / 100,
+        } if c.warm_ms else None,
         "protocol": "h2" if c.flags & CL_H2 else "as_client" if c.flags & CL_AS_CLIENT else "http1",
-        "sni": text(s, c.sni), "connect_timeout_ms": c.connect_timeout_ms, "outlier_detection": bool(c.outlier.flags & OF_ON),
-        "panic_percent": c.panic_percent,
+        "tls": {
+            "sni": text(s, c.sni), "sans": [text(s, sans[i]) for i in range(c.sans.n)] if c.flags & CL_VERIFY_SAN else None,
+        } if c.tls != SNAP_NONE else None,
+        "connection": {
+            "connect_timeout_ms": c.connect_timeout_ms, "idle_timeout_ms": c.idle_timeout_ms,
+            "max_requests": c.max_requests_per_connection, "max_streams": c.max_streams, "max_age_ms": c.max_age_ms,
+            "keepalive": {
+                "time_s": c.keepalive_time_s, "interval_s": c.keepalive_interval_s, "probes": c.keepalive_probes,
+            } if c.flags & CL_KEEPALIVE else None,
+        },
         "limits": {
             "max_connections": c.max_connections, "max_pending": c.max_pending, "max_requests": c.max_requests,
             "max_retries": c.max_retries, "budget_ppm": c.budget_ppm, "budget_least": c.budget_least,
         },
-        "endpoints": [
-            {"address": text(s, e[i].text), "workload": text(s, e[i].workload), "weight": e[i].weight, "tls": bool(e[i].flags & EP_TLS),
-             "cell": e[i].cell}
-            for i in range(c.endpoints.n)
-        ],
+        "outlier_detection": outlier_dict(c),
+        "levels": [{"first": lv[i].first, "endpoints": lv[i].n, "weight": lv[i].total_weight} for i in range(c.levels.n)],
+        "endpoints": [endpoint_dict(s, &e[i]) for i in range(c.endpoints.n)],
     }
 
 
-cdef list dests_list(const Snap *s, const SnapAction *a):
-    cdef const SnapDest *d = <const SnapDest *>(s.base + a.dests.off)
-    cdef const SnapCluster *c = <const SnapCluster *>(s.base + s.h.clusters.off)
-    found = []
-    before = 0
-    for i in range(a.dests.n):
-        found.append({
-            "weight": d[i].weight - before, "total_weight": a.total_weight,
-            "request_headers": ops_list(s, d[i].request_ops), "response_headers": ops_list(s, d[i].response_ops),
-            "cluster": None if d[i].cluster == SNAP_NONE else cluster_dict(s, &c[d[i].cluster]),
-        })
-        before = d[i].weight
-    return found
+cdef list mirrors_list(const Snap *s, SnapArr mirrors):
+    cdef const SnapMirror *m = <const SnapMirror *>first(s, mirrors)
+    cdef const SnapCluster *c = <const SnapCluster *>first(s, s.h.clusters)
+    return [
+        {"cluster": None if m[i].cluster == SNAP_NONE else text(s, c[m[i].cluster].name), "ppm": m[i].ppm} for i in range(mirrors.n)
+    ]
 
 
 cdef dict action_dict(const Snap *s, const SnapAction *a, const RouteMatch *rm):
-    cdef Plan p
-    cdef SnapCluster none
+    cdef const uint32_t *statuses = <const uint32_t *>first(s, a.retry_statuses)
     found = {
-        "kind": ACTIONS[a.kind], "request_headers": ops_list(s, a.request_ops), "response_headers": ops_list(s, a.response_ops),
+        "kind": named(ACTIONS, a.kind), "request_headers": ops_list(s, a.request_ops), "response_headers": ops_list(s, a.response_ops),
     }
     if a.kind == ACT_DIRECT:
         return {**found, "status": a.status, "body": text(s, a.body)}
     if a.kind == ACT_REDIRECT:
         return {
             **found, "status": a.status, "scheme": text(s, a.redirect_scheme), "authority": text(s, a.redirect_host),
-            "port": a.redirect_port, "path": text(s, a.redirect_path), "replaces": REWRITES[a.rewrite_op], "matched": rm.prefix_n,
+            "port": a.redirect_port, "path": text(s, a.redirect_path), "replaces": named(REWRITES, a.rewrite_op), "matched": rm.prefix_n,
         }
-    memset(&none, 0, sizeof(none))
-    memset(&p, 0, sizeof(p))
-    plan_take(&p, s, a, &none)     # what an exchange goes by
     return {
         **found,
         "rewrite": {
-            "replaces": REWRITES[a.rewrite_op], "path": text(s, a.rewrite_path), "matched": rm.prefix_n, "authority": text(s, a.rewrite_host),
+            "replaces": named(REWRITES, a.rewrite_op), "path": text(s, a.rewrite_path), "matched": rm.prefix_n,
+            "authority": text(s, a.rewrite_host),
         },
-        "timeout_ms": p.timeout_ms,
+        "timeout_ms": a.timeout_ms,
         "retries": {
-            "attempts": p.retries, "retry_on": p.retry_on, "statuses": [p.statuses[i] for i in range(p.nstatuses)],
-            "per_try_timeout_ms": p.per_try_timeout_ms, "backoff_base_ms": p.backoff_base_ms, "backoff_most_ms": p.backoff_most_ms,
+            "attempts": a.retries, "retry_on": a.retry_on, "statuses": [statuses[i] for i in range(a.retry_statuses.n)],
+            "per_try_timeout_ms": a.per_try_timeout_ms, "backoff_base_ms": a.backoff_base_ms, "backoff_most_ms": a.backoff_most_ms,
+            "remote_localities": bool(a.flags & AF_RETRY_ANYWHERE), "same_endpoint": bool(a.flags & AF_RETRY_SAME),
         },
         "fault": {
-            "delay_ppm": p.delay_ppm, "delay_ms": p.delay_ms, "abort_ppm": p.abort_ppm, "abort_status": p.abort_status,
-            "abort_grpc": p.abort_grpc - 1 if p.abort_grpc else None,
+            "delay_ppm": a.delay_ppm, "delay_ms": a.delay_ms, "abort_ppm": a.abort_ppm, "abort_status": a.abort_status,
+            "abort_grpc": a.abort_grpc - 1 if a.abort_grpc else None,
         },
-        "destinations": dests_list(s, a),
+        "mirrors": mirrors_list(s, a.mirrors),
     }
 
 
-cdef int parsed(Msg *m, bytes head) except -1:
-    """A request head as a worker reads it: RequestRefused with its own answer, or when the bytes hold anything else than that one head."""
-    cdef int rc
-    memset(m, 0, sizeof(Msg))
-    rc = h1_request_head(head, len(head), 0, m)
-    if rc > 0 and <size_t>rc == len(head):
-        h1_body_request(m)
-        rc = hygiene_request(m, (m.flags & MF_UPGRADE) != 0 and m.body == BODY_NONE)
-    elif rc > 0 or rc == FM_AGAIN:
-        raise RequestRefused(400, "not one request head")
-    if rc < 0:
-        raise RequestRefused(respond_status_of(rc), (<bytes>respond_text_of(rc)).decode().strip())
-    return 0
+# ---- what a condition looks at -----------------------------------------------------------------------------------------------------
+
+cdef object header_of(const Msg *m, str name):
+    # as it would be compared: several fields are joined (RFC 9110 5.2); one that a hop takes away is not there
+    values = [
+        said(m.hdr[i].value, m.hdr[i].value_n) for i in range(m.nhdr)
+        if not m.hdr[i].flags & HF_DROP and said(m.hdr[i].name, m.hdr[i].name_n).lower() == name.lower()
+    ]
+    return ",".join(values) if values else None
+
+
+cdef object looked_at(const Msg *m, dict cond):
+    """The request's side of a condition that did not hold, for people: judged by the matcher, not by this. None: it has none."""
+    if cond["on"] == "header":
+        return header_of(m, cond["name"])
+    if cond["on"] == "query":
+        pairs = [pair.partition("=") for pair in said(m.query.p, m.query.n).split("&")]
+        return next((value for name, _, value in pairs if name == cond["name"]), None)
+    if cond["on"] == "method":
+        return said(m.method_name.p, m.method_name.n)
+    if cond["on"] == "authority":
+        return said(m.host.p, m.host.n)
+    return None
+
+
+# ---- the question ------------------------------------------------------------------------------------------------------------------
+
+cdef class Stage:
+    """A copy of a snapshot, and somewhere to rehearse. router_load is in force while it lives."""
+    cdef Snap s
+    cdef char *raw
+    cdef Segment segment         # nobody's: it takes what the rehearsals count
+    cdef SegMap seg
+
+    def __cinit__(self, bytes raw):
+        cdef SnapFault why
+        if len(raw) < sizeof(SnapHeader):
+            raise ValueError("no snapshot: less than a header")
+        if snap_fault(raw, len(raw), &why) != FM_OK:
+            raise ValueError(f"no snapshot: {why.section.decode()}[{why.index}]: {why.what.decode()}")
+        self.raw = <char *>malloc(len(raw))
+        if self.raw == NULL:
+            raise MemoryError
+        memcpy(self.raw, <char *>raw, len(raw))
+        snap_open(&self.s, self.raw)
+        self.segment = Segment.create(1)
+        if segment_map(self.segment, 0, &self.seg) != FM_OK:
+            raise MemoryError
+        if router_load(&self.s) != FM_OK:
+            raise ValueError("a regular expression of the snapshot cannot be compiled")
+
+    def __dealloc__(self):
+        router_forget()
+        free(self.raw)
+
+    cdef const SnapListener *listener(self, str name):
+        cdef const SnapListener *l = <const SnapListener *>first(&self.s, self.s.h.listeners)
+        cdef uint32_t i
+        for i in range(self.s.h.listeners.n):
+            if text(&self.s, l[i].name) == name:
+                return &l[i]
+        return NULL
+
+    cdef dict rehearse(self, const SnapListener *l, bytes head, bint tls, int code=FM_OK):
+        """Either {"answer": ...} or {"sent": ...}, and what is known of the request then. A code other than FM_OK is what happens to it."""
+        cdef Rehearsal *r = rehearsal_new(&self.seg, &self.s, l)
+        if r == NULL:
+            raise MemoryError
+        try:
+            rehearsal_run(r, head, len(head), tls, code)
+            found = {"grpc": bool(r.grpc)}
+            fields = [line.split(": ", 1) for line in said(r.fields, r.n).split("\n") if line]
+            if r.taken:
+                found["left_ms"] = r.left_ms
+                found["hash_key"] = r.hash_key if r.hashed else None
+                found["sent"] = {"target": said(r.target.p, r.target.n), "headers": fields}
+                found["repeatable"] = bool(r.replayable) and r.w.req.content_length <= REPLAY_BYTES
+            else:
+                found["answer"] = {
+                    "status": 0 if r.broken else r.status, "flags": [FLAG_NAMES[bit] for bit in FLAG_NAMES if r.rf & bit],
+                    "details": r.details.decode() if r.details != NULL else "", "headers": [f for f in fields if f[0] != "date"],
+                    "body": said(r.body.p, r.body.n),
+                }
+            return found
+        finally:
+            rehearsal_free(r)
+
+    cdef list dests(self, const SnapAction *a, const SnapListener *l, bytes head, bint tls):
+        # The choice by weight is chance: each is given all the weight in turn, in this copy.
+        cdef SnapDest *d = <SnapDest *>(self.raw + a.dests.off)
+        cdef const SnapCluster *c = <const SnapCluster *>first(&self.s, self.s.h.clusters)
+        cdef HashWalk walk
+        cdef uint32_t i, k, place
+        weights = [d[i].weight for i in range(a.dests.n)]
+        made = []
+        before = 0
+        for i in range(a.dests.n):
+            dest = {
+                "weight": weights[i] - before, "total_weight": a.total_weight,
+                "request_headers": ops_list(&self.s, d[i].request_ops), "response_headers": ops_list(&self.s, d[i].response_ops),
+                "cluster": None if d[i].cluster == SNAP_NONE else cluster_dict(&self.s, &c[d[i].cluster]),
+            }
+            made.append(dest)
+            before = weights[i]
+            for k in range(a.dests.n):
+                d[k].weight = 0 if k < i else a.total_weight
+            dest.update(self.rehearse(l, head, tls))
+            if "sent" in dest and (a.abort_ppm >= MILLION or not dest["cluster"]["endpoints"]):
+                del dest["sent"]
+                dest.update(self.rehearse(l, head, tls, RE_FAULT if a.abort_ppm >= MILLION else FM_ENOHEALTHY))
+            for k in range(a.dests.n):
+                d[k].weight = weights[k]
+            if dest.get("hash_key") is not None and dest["cluster"]["endpoints"]:
+                hash_begin(&walk, &self.s, &c[d[i].cluster], dest["hash_key"])
+                if hash_next(&walk, &place):
+                    dest["hash_endpoint"] = dest["cluster"]["endpoints"][place]["address"]
+        return made
+
+    cdef dict routed(self, const SnapListener *l, bytes head, bint tls):
+        """Virtual host, routes that were passed over, route and action: as far as there are any."""
+        cdef Snap *s = &self.s
+        cdef Msg m
+        cdef RouteMatch rm
+        cdef const SnapVhost *v
+        cdef const SnapRoute *r
+        cdef uint32_t i
+        cdef int why
+        memset(&m, 0, sizeof(Msg))
+        if h1_request_head(head, len(head), 0, &m) != <int>len(head):
+            return {}
+        h1_body_request(&m)
+        if hygiene_request(&m, (m.flags & MF_UPGRADE) != 0 and m.body == BODY_NONE) != FM_OK:
+            return {}
+        v = router_vhost(s, l.table, &m)
+        if v == NULL:
+            return {}
+        r = <const SnapRoute *>first(s, v.routes)
+        found = {
+            "virtual_host": {"index": v - <const SnapVhost *>first(s, s.h.vhosts), "name": text(s, v.name), "routes": v.routes.n},
+            "passed": [],
+        }
+        for i in range(v.routes.n):
+            why = router_obstacle(s, &r[i], &m, tls, l.port)
+            if why == ROUTE_TAKES:
+                break
+            passed = route_dict(s, &r[i], i)
+            passed["failed"] = "path" if why == ROUTE_PATH else why
+            passed["have"] = said(m.path.p, m.path.n) if why == ROUTE_PATH else looked_at(&m, passed["conditions"][why])
+            found["passed"].append(passed)
+        if router_match(s, l.table, &m, tls, l.port, 0, &rm) != FM_OK:
+            return found
+        found["route"] = route_dict(s, rm.route, <uint32_t>(rm.route - r))
+        found["action"] = action_dict(s, rm.action, &rm)
+        if rm.action.kind == ACT_FORWARD:
+            found["action"]["destinations"] = self.dests(rm.action, l, head, tls)
+        return found
+
+
+def listeners(bytes snapshot) -> list[dict]:
+    """The listeners of a snapshot: name, kind, port, tls_mode, https_redirect."""
+    cdef Stage stage = Stage(snapshot)
+    cdef const SnapListener *l = <const SnapListener *>first(&stage.s, stage.s.h.listeners)
+    return [listener_dict(&stage.s, &l[i]) for i in range(stage.s.h.listeners.n)]
+
+
+def refusal(bytes snapshot, str listener, bytes head, bint tls, str why) -> dict:
+    """The "answer" to a request that would be sent on when this happens to it: a word of CODES."""
+    cdef Stage stage = Stage(snapshot)
+    cdef const SnapListener *l = stage.listener(listener)
+    if l == NULL:
+        raise KeyError(listener)
+    return stage.rehearse(l, head, tls, CODES[why])["answer"]
 
 
 def explain(bytes snapshot, str listener, bytes head, bint tls) -> dict:
-    """What becomes of an HTTP/1 request head that comes by this listener: `outcome` is "forward", "direct", "redirect", "https_redirect",
-    "plaintext_refused", "no_route" (with what the route table says so far). KeyError: no such listener; RequestRefused; ValueError."""
-    cdef Snap s
-    cdef Msg m
-    cdef RouteMatch rm
-    cdef const SnapListener *l
-    cdef const SnapVhost *v
-    cdef const SnapRoute *r
-    cdef uint32_t i
-    cdef int why
-    opened(&s, snapshot)
-    parsed(&m, head)
-    l = <const SnapListener *>(s.base + s.h.listeners.off)
-    for i in range(s.h.listeners.n):
-        if text(&s, l[i].name) == listener:
-            l = &l[i]
-            break
-    else:
+    """What becomes of an HTTP/1 request head that comes by this listener. `outcome` is "forward" (see action.destinations: each has what
+    would be "sent", or the "answer" in its place), "direct", "redirect", "https_redirect", "plaintext_refused", or "refused"; all but the
+    first have an "answer" (status 0: the connection is closed). KeyError: no such listener; ValueError: no snapshot."""
+    cdef Stage stage = Stage(snapshot)
+    cdef const SnapListener *l = stage.listener(listener)
+    if l == NULL:
         raise KeyError(listener)
-    found = {"generation": s.generation, "listener": listener_dict(&s, l), "table": l.table, "passed": []}
+    found = {"generation": stage.s.generation, "listener": listener_dict(&stage.s, l), "passed": []}
     if l.tls_mode == TLS_STRICT and not tls:
         return {**found, "outcome": "plaintext_refused"}
+    result = stage.rehearse(l, head, tls)
+    found["grpc"] = result["grpc"]
     if l.flags & LF_HTTPS_REDIRECT and not tls:
-        return {**found, "outcome": "https_redirect"}
-    v = router_vhost(&s, l.table, &m)
-    if v == NULL:
-        return {**found, "outcome": "no_route", "status": respond_status_of(FM_ENOROUTE)}
-    found["virtual_host"] = {"index": v - <const SnapVhost *>(s.base + s.h.vhosts.off), "name": text(&s, v.name), "routes": v.routes.n}
-    if router_load(&s) != FM_OK:
-        router_forget()
-        raise ValueError("a regular expression of the snapshot cannot be compiled")
-    try:
-        r = <const SnapRoute *>(s.base + v.routes.off)
-        for i in range(v.routes.n):
-            why = router_obstacle(&s, &r[i], &m, tls, l.port)
-            if why == ROUTE_TAKES:
-                break
-            found["passed"].append({**route_dict(&s, &r[i], i), "failed": "path" if why == ROUTE_PATH else why})
-        if router_match(&s, l.table, &m, tls, l.port, 0, &rm) != FM_OK:
-            return {**found, "outcome": "no_route", "status": respond_status_of(FM_ENOROUTE)}
-        i = <uint32_t>(rm.route - r)
-        return {
-            **found, "outcome": ACTIONS[rm.action.kind], "route": route_dict(&s, rm.route, i), "action": action_dict(&s, rm.action, &rm),
-            "no_cluster_status": respond_status_of(FM_ENOCLUSTER),
-        }
-    finally:
-        router_forget()
+        redirected = result["answer"]["status"] == 301
+        return {**found, "outcome": "https_redirect" if redirected else "refused", "answer": result["answer"]}
+    found.update(stage.routed(l, head, tls))
+    kind = found["action"]["kind"] if "action" in found else ""
+    if kind == "forward":
+        return {**found, "outcome": "forward"}
+    refused = not kind or bool(result["answer"]["flags"]) or result["answer"]["status"] == 0
+    return {**found, "outcome": "refused" if refused else kind, "answer": result["answer"]}

@@ -33,8 +33,3 @@ cdef int respond_preflight(Exchange *ex) noexcept nogil
 """200 with what proxy/cors has kept for the answer. FM_OK or FM_EHEAD."""
 cdef int respond_https(Exchange *ex, const Msg *m) noexcept nogil
 """301 to the same target under https (Gateway tls.httpsRedirect)."""
-
-cdef int respond_status_of(int code) noexcept nogil
-"""The status of the answer that a code maps to."""
-cdef const char *respond_text_of(int code) noexcept nogil
-"""... and its body: a static text that ends with a line end."""

@@ -111,14 +111,6 @@ cdef Verdict verdict_of(int code) noexcept nogil:
     return refused(code)
 
 
-cdef int respond_status_of(int code) noexcept nogil:
-    return verdict_of(code).status
-
-
-cdef const char *respond_text_of(int code) noexcept nogil:
-    return verdict_of(code).body
-
-
 cdef uint32_t digits_of(uint32_t v, char *out) noexcept nogil:
     cdef char tmp[12]
     cdef uint32_t n = 0
