@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fastmesh.commands import options
 
 if TYPE_CHECKING:
+    from fastmesh.agent.explain import Question
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 OK, NOT_SERVED, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -99,14 +101,23 @@ def run(args: argparse.Namespace) -> int:
     return OK if found["served"] else NOT_SERVED
 
 
+def question_of(args: argparse.Namespace) -> Question:
+    from fastmesh.agent import explain
+
+    try:
+        return explain.Question(
+            args.method, args.url, args.header, listener=args.listener, port=args.port, inbound=args.inbound
+        )
+    except explain.Usage as error:
+        raise Failed(USAGE, str(error)) from None
+
+
 def of_file(args: argparse.Namespace) -> dict[str, Any]:
     """Of a file, compiled as `fastmesh edge --check` does."""
     from fastmesh.agent import explain
 
+    question = question_of(args)
     try:
-        question = explain.Question(
-            args.method, args.url, args.header, listener=args.listener, port=args.port, inbound=args.inbound
-        )
         config = compiled(args.file)
         names = set_addresses(config)
         return name_addresses(explain.ask(packed(config), question, config), names)
@@ -172,6 +183,7 @@ def of_proxy(args: argparse.Namespace) -> dict[str, Any]:
     import http.client
     from urllib.parse import quote
 
+    question_of(args)  # what cannot be asked is told without a proxy
     query = {
         "method": args.method,
         "url": args.url,
@@ -180,8 +192,6 @@ def of_proxy(args: argparse.Namespace) -> dict[str, Any]:
         "port": str(args.port or ""),
         "inbound": "1" if args.inbound else "",
     }
-    if any("\n" in text for text in args.header):
-        raise Failed(USAGE, "a line end or NUL in the request")
     host, number = args.admin
     pairs = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items() if value)
     connection = http.client.HTTPConnection(host, number, timeout=TIMEOUT_SECONDS)
@@ -193,8 +203,8 @@ def of_proxy(args: argparse.Namespace) -> dict[str, Any]:
         why = getattr(error, "strerror", "") or error
         raise Failed(
             UNREACHABLE,
-            f"no proxy answers at {host}:{number}: {why}; is it running? --admin HOST:PORT says where its admin "
-            "endpoint is, -f FILE asks an edge's config instead",
+            f"no proxy answers at {host}:{number}: {why}; is it running? Say where its admin endpoint is "
+            "with --admin HOST:PORT, or ask an edge's config with -f FILE",
         ) from None
     finally:
         connection.close()
