@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from helpers import Process, free_port
+from helpers.procs import ROOT
 from integration.edges import Backend, Edge
 
 
@@ -65,6 +67,16 @@ def test_of_a_file(edge: Edge) -> None:
     assert endpoint["address"].startswith("never.invalid:")
 
 
+def test_what_the_readme_shows_is_what_is_said(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    _, _, part = readme.partition("## An edge proxy from one file")
+    config = re.search(r"^```yaml\n(.*?)^```", part, re.M | re.S)
+    sample = re.search(r"^\$ fastmesh explain -f edge.yaml (.*)\n((?:.*\n)*?)```", part, re.M)
+    assert config and sample
+    (tmp_path / "edge.yaml").write_text(config[1])
+    assert explain("-f", tmp_path / "edge.yaml", *sample[1].split()) == (0, sample[2], "")
+
+
 def test_of_a_running_proxy(edge: Edge) -> None:
     edge.start()
     where = ("--admin", f"127.0.0.1:{edge.admin}")
@@ -108,3 +120,10 @@ def test_exit_statuses_and_reasons(edge: Edge, tmp_path: Path) -> None:
     assert explain("-f", bad, "GET", "http://test/")[0] == 2
     status, out, err = explain("--admin", f"127.0.0.1:{free_port()}", "GET", "http://test/")
     assert (status, out) == (3, "") and "no proxy answers" in err
+    assert "--admin HOST:PORT" in err and "-f FILE" in err
+    # what cannot be asked is told without a proxy
+    status, out, err = explain("--admin", f"127.0.0.1:{free_port()}", "GET", "test")
+    assert (status, out) == (2, "") and "URL" in err
+    # something else answers there
+    status, out, err = explain("--admin", f"127.0.0.1:{edge.backend}", "GET", "http://test/")
+    assert (status, out) == (3, "") and "no admin endpoint" in err

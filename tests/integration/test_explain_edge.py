@@ -3,8 +3,10 @@ requested; all three must say the same."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ import pytest
 from fastmesh.agent import explain
 from fastmesh.cli import main
 from fastmesh.commands import explain as command
+from helpers import istio
 from helpers.app import App
+from helpers.certs import Authority
 from helpers.mesh import EdgeProxy, request
 from helpers.net import free_port
 
@@ -192,5 +196,54 @@ def test_the_command_line_says_the_same_of_the_file_and_of_the_proxy(
             of_proxy = said("--admin", f"127.0.0.1:{edge.admin}", *question)
             assert of_file[0] == of_proxy[0] == (0 if of_file[1]["served"] else 1)
             assert gist(of_file[1]) == gist(of_proxy[1])
+    finally:
+        edge.kill()
+
+
+def test_by_tls(tmp_path: Path, apps: list[App]) -> None:
+    authority = Authority("servers")
+    authority.leaf(dns=["shop.test"]).write(tmp_path, "shop")
+    plain, secure = free_port(), free_port()
+    rules = """
+    - match: [{scheme: {exact: http}}]
+      directResponse: {status: 200, body: {string: in the clear}}
+    - route: [{destination: {host: app.local}}]
+    """
+    edge = EdgeProxy(
+        tmp_path,
+        istio.text(
+            istio.gateway(
+                istio.http(plain, tls="{httpsRedirect: true}"),
+                istio.https(secure, tmp_path, "shop", "shop.test"),
+            ),
+            istio.routes(rules),
+            istio.service("app", apps[0].port),
+        ),
+    )
+    context = ssl.create_default_context(cadata=authority.pem.decode())
+    context.check_hostname = False
+    edge.start()
+    try:
+        found = of_view(edge, "GET", f"http://shop.test:{plain}/x?y", {})
+        answer = request(plain, f"shop.test:{plain}", "/x?y")
+        fields = {name.lower(): value for name, value in found["answer"]["headers"]}
+        assert (found["outcome"], found["answer"]["status"]) == ("https_redirect", answer.status)
+        assert answer.headers["location"] == fields["location"] == "https://shop.test/x?y"
+
+        found = of_view(edge, "GET", f"https://shop.test:{secure}/x?y", {})
+        (dest,) = found["action"]["destinations"]
+        said = {name.lower(): value for name, value in dest["sent"]["headers"]}
+        connection = http.client.HTTPSConnection("127.0.0.1", secure, timeout=20, context=context)
+        connection.request("GET", "/x?y", headers={"Host": f"shop.test:{secure}"})
+        seen = json.loads(connection.getresponse().read())
+        connection.close()
+        assert seen["headers"]["x-forwarded-proto"] == said["x-forwarded-proto"] == "https"
+        assert (seen["path"], seen["headers"]["host"]) == (dest["sent"]["target"], said["host"])
+
+        # plain text where TLS is spoken: told as it is, and so it is
+        found = of_view(edge, "GET", f"http://shop.test:{secure}/", {})
+        assert (found["outcome"], found["served"]) == ("plaintext_refused", False)
+        with pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
+            request(secure, "shop.test")
     finally:
         edge.kill()

@@ -21,6 +21,7 @@ BOLD, DIM, GREEN, RED = "1", "2", "32", "31"
 WIDTH = 14  # of the column of labels
 # Of the routes that were passed over and of a cluster's endpoints: more are counted; JSON has all.
 MOST_LINES = 50
+MOST_NAMES = 4  # of a virtual host, likewise
 OPS = {"exact": "is", "prefix": "begins with", "suffix": "ends with", "regex": "matches the regex"}
 PER_MILLION = 10_000  # in a percent
 
@@ -125,6 +126,8 @@ def rewrite_text(rewrite: Part, action: Part) -> list[str]:
     made = []
     if rewrite["replaces"] == "prefix":
         made.append(f"the first {rewrite['matched']} bytes of the path become {rewrite['path']}")
+    elif rewrite["replaces"] == "matches":
+        made.append(f"each match of {rewrite['regex']} in the path becomes {rewrite['path']}")
     elif rewrite["replaces"]:
         made.append(f"path becomes {rewrite['path']}")
     if rewrite["authority"]:
@@ -146,10 +149,38 @@ def mirrors_text(mirrors: list[Part], action: Part) -> list[str]:
     return [f"{percent(each['ppm'])} to {each['cluster'] or 'no such cluster'}" for each in mirrors]
 
 
+def cors_text(cors: Part | None, action: Part) -> str | list[str]:
+    if cors is None:
+        return ""
+    who = [f"{each['op']} {each['value']}".strip() for each in cors["origins"]]
+    return [
+        f"origins: {', '.join(who) or 'none'}" + (", with credentials" if cors["credentials"] else ""),
+        listed(
+            f"methods {cors['methods']}" if cors["methods"] else "",
+            f"headers {cors['headers']}" if cors["headers"] else "",
+            f"exposed {cors['expose']}" if cors["expose"] else "",
+            f"kept for {cors['max_age']} s" if cors["max_age"] else "",
+            "preflights of others " + ("go on" if cors["forward"] else "are answered here"),
+        ),
+    ]
+
+
+def rate_limits_text(limits: list[Part], action: Part) -> list[str]:
+    return [
+        f"{each['most']} at once, {each['fill']} more each {span(each['fill_ms'])}, "
+        + ("for each caller" if each["per"] == "identity" else "for all together")
+        for each in limits
+    ]
+
+
 def hdr_ops(ops: list[Part], part: Part) -> list[str]:
     return [f"{op['op']} {op['name']}" + ("" if op["op"] == "remove" else f": {op['value']}") for op in ops]
 
 
+ANSWERED: dict[str, tuple[str, Line]] = {
+    "cors": ("CORS", cors_text),
+    "rate_limits": ("rate limits", rate_limits_text),
+}
 FORWARD: dict[str, tuple[str, Line]] = {
     "rewrite": ("rewrite", rewrite_text),
     "request_headers": ("request", hdr_ops),
@@ -158,6 +189,7 @@ FORWARD: dict[str, tuple[str, Line]] = {
     "retries": ("retries", retries_text),
     "fault": ("fault", fault_text),
     "mirrors": ("mirrors", mirrors_text),
+    **ANSWERED,
 }
 
 # --- fields of a cluster
@@ -245,6 +277,20 @@ def outlier_text(rule: Part | None, cluster: Part) -> str | list[str]:
     ]
 
 
+def health_text(checks: Part | None, cluster: Part) -> str | list[str]:
+    if checks is None:
+        return ""
+    what = {"HTTP": checks["path"], "gRPC": checks["service"], "TCP": ""}[checks["kind"]]
+    return [
+        f"{checks['kind']} {what}".strip() + (f" at port {checks['port']}" if checks["port"] else ""),
+        listed(
+            f"every {span(checks['interval_ms'])} (up to {checks['jitter_percent']} % later)",
+            f"within {span(checks['timeout_ms'])}",
+            f"unhealthy after {checks['unhealthy']}, healthy again after {checks['healthy']}",
+        ),
+    ]
+
+
 def levels_text(levels: list[Part], cluster: Part) -> str:
     return f"endpoints of {len(levels)} levels, the nearest first" if levels else ""
 
@@ -256,6 +302,7 @@ def nothing(value: Any, part: Part) -> str:
 CLUSTER: dict[str, tuple[str, Line]] = {
     "balancing": ("balancing", balancing_text),
     "levels": ("levels", levels_text),
+    "health_checks": ("health checks", health_text),
     "tls": ("TLS", tls_text),
     "connection": ("connection", connection_text),
     "limits": ("limits", limits_text),
@@ -312,8 +359,10 @@ class Text:
         )
         if "virtual_host" in found:
             host = found["virtual_host"]
-            domains = f" (domains {', '.join(host['domains'])})" if "domains" in host else ""
-            self.line("virtual host", f"{host['name']}{domains}")
+            domains = host.get("domains", [])
+            more = f" and {len(domains) - MOST_NAMES} more" if len(domains) > MOST_NAMES else ""
+            names = f" (domains {', '.join(domains[:MOST_NAMES])}{more})" if domains else ""
+            self.line("virtual host", f"{host['name']}{names}")
         passed = [f"{name_of(r)} does not match: {failed_text(r)}" for r in found["passed"]]
         self.some("passed over", [(text, "") for text in passed])
         if "route" in found:
@@ -333,7 +382,7 @@ class Text:
 
     def destination(self, dest: Part) -> None:
         cluster, total = dest["cluster"], dest["total_weight"]
-        share = f"weight {dest['weight']} of {total}, {100 * dest['weight'] / total:.3g} %"
+        share = f"{100 * dest['weight'] / total:.3g} %: weight {dest['weight']} of {total}"
         if cluster is None:
             self.line("destination", f"no such cluster ({share})", RED)
             self.line("  outcome", answer_text(dest["answer"]), RED)

@@ -50,9 +50,7 @@ def localize(fragment: Fragment, namespace: str, labels: dict[str, str]) -> list
     for host in fragment["virtual_hosts"]:
         own = host.get("local_domains", []) if host.get("namespace") == namespace else []
         kept = [
-            i
-            for i, route in enumerate(host["routes"])
-            if "source" not in route or concerns(route["source"])
+            i for i, route in enumerate(host["routes"]) if "source" not in route or concerns(route["source"])
         ]
         made: ir.VirtualHost = {
             "name": host["name"],

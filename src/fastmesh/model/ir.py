@@ -138,7 +138,7 @@ class Route(TypedDict, total=False):
     """Exactly one of dests, redirect, direct."""
 
     name: str
-    source: str  # "VirtualService ns/name: spec.http[2].match[1]": for people, of an edge's file
+    origin: str  # "VirtualService ns/name: spec.http[2].match[1]": for people, of an edge's file
     path: PathMatch
     conds: list[Cond]
     dests: list[Dest]

@@ -193,11 +193,11 @@ def test_sources_and_destinations_that_cannot_be_used() -> None:
         vhost(["x"], route("x")),
         vhost(
             ["a"],
-            route("one", path={"op": "exact", "value": "/1"}, source="here"),
+            route("one", path={"op": "exact", "value": "/1"}, origin="here"),
             route(
                 "two",
                 dests=[{"cluster": "none", "weight": 1}, {"cluster": "empty", "weight": 3}],
-                source="there",
+                origin="there",
             ),
         ),
         clusters=[cluster("c", 1), cluster("empty")],

@@ -1,5 +1,5 @@
-"""Whatever a snapshot holds of routes and clusters, `explain` shows: a field that somebody adds is a line there,
-or is named here with the reason why not."""
+"""What a snapshot holds of routes and clusters, `explain` shows: a field that is added is a line there, or is
+named here with the reason why not."""
 
 from __future__ import annotations
 
@@ -24,10 +24,6 @@ NOT_SHOWN = {
         "reserved",
     },
     "SnapAction": {
-        # refused by the check of a snapshot until something fills them
-        "rewrite_regex",
-        "cors",
-        "limit",
         "reserved0",
         "reserved",
     },

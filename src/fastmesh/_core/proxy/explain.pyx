@@ -23,14 +23,15 @@ from fastmesh._core.proxy.respond cimport RE_FAULT, RE_OVERFLOW
 from fastmesh._core.shm.segment cimport Segment, SegMap, segment_map
 from fastmesh._core.shm.snapshot cimport (
     ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, AF_RETRY_ANYWHERE, AF_RETRY_SAME, CF_IGNORE_CASE, CF_NOT, CL_AS_CLIENT, CL_H2, CL_KEEPALIVE,
-    CL_VERIFY_SAN, EP_TLS, HASH_COOKIE, HASH_HEADER, HASH_NO_COOKIE, HASH_NONE, HASH_QUERY, HASH_SOURCE, HOP_ADD, HOP_REMOVE, HOP_SET,
+    CL_VERIFY_SAN, CO_CREDENTIALS, CO_FORWARD, EP_TLS, HASH_COOKIE, HASH_HEADER, HASH_NO_COOKIE, HASH_NONE, HASH_QUERY, HASH_SOURCE, HK_GRPC, HK_HTTP, HK_NONE, HK_TCP, HOP_ADD, HOP_REMOVE, HOP_SET,
     L_GATEWAY, L_INBOUND, L_OUTBOUND, LB_LEAST_REQUEST, LB_MAGLEV, LB_PEAK_EWMA, LB_RANDOM, LB_RING_HASH, LB_ROUND_ROBIN,
     LF_HTTPS_REDIRECT, MILLION, OF_ON, OF_SPLIT, ON_AUTHORITY, ON_HEADER, ON_METHOD, ON_PORT, ON_QUERY, ON_SCHEME, OP_ANY, OP_EXACT,
-    OP_PATH_PREFIX, OP_PREFIX, OP_PRESENT, OP_REGEX, OP_SUFFIX, RW_FULL, RW_NONE, RW_PREFIX, SNAP_NONE, TLS_DISABLE, TLS_PERMISSIVE,
+    OP_PATH_PREFIX, OP_PREFIX, OP_PRESENT, OP_REGEX, OP_SUFFIX, PER_IDENTITY, RW_FULL, RW_NONE, RW_PREFIX, RW_REGEX, SNAP_NONE, TLS_DISABLE, TLS_PERMISSIVE,
     TLS_STRICT, Snap, SnapAction, SnapArr, SnapCluster, SnapCond, SnapDest, SnapEndpoint, SnapFault, SnapHdrOp, SnapHeader, SnapLevel,
-    SnapListener, SnapMirror, SnapOutlier, SnapRoute, SnapStr, SnapVhost, snap_fault, snap_open)
+    SnapCors, SnapHealth, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapRoute, SnapStr, SnapVhost, snap_fault, snap_open)
 from fastmesh._core.shm.names import FLAG_NAMES
 
+CHECKS = {<int>HK_HTTP: "HTTP", <int>HK_GRPC: "gRPC", <int>HK_TCP: "TCP"}
 KINDS = {<int>L_GATEWAY: "gateway", <int>L_OUTBOUND: "outbound", <int>L_INBOUND: "inbound"}
 TLS_MODES = {<int>TLS_DISABLE: "disable", <int>TLS_STRICT: "strict", <int>TLS_PERMISSIVE: "permissive"}
 OPS = {
@@ -42,7 +43,7 @@ ON = {
     <int>ON_PORT: "port",
 }
 ACTIONS = {<int>ACT_FORWARD: "forward", <int>ACT_REDIRECT: "redirect", <int>ACT_DIRECT: "direct"}
-REWRITES = {<int>RW_NONE: "", <int>RW_PREFIX: "prefix", <int>RW_FULL: "path"}
+REWRITES = {<int>RW_NONE: "", <int>RW_PREFIX: "prefix", <int>RW_FULL: "path", <int>RW_REGEX: "matches"}
 HDR_OPS = {<int>HOP_SET: "set", <int>HOP_ADD: "add", <int>HOP_REMOVE: "remove"}
 BALANCING = {
     <int>LB_ROUND_ROBIN: "ROUND_ROBIN", <int>LB_LEAST_REQUEST: "LEAST_REQUEST", <int>LB_RANDOM: "RANDOM", <int>LB_PEAK_EWMA: "PEAK_EWMA",
@@ -123,6 +124,18 @@ cdef dict hash_dict(const Snap *s, const SnapCluster *c):
     }
 
 
+cdef dict health_dict(const Snap *s, const SnapCluster *c):
+    cdef const SnapHealth *h = &c.health
+    cdef const uint32_t *expected = <const uint32_t *>first(s, h.expected)
+    if h.kind == HK_NONE:
+        return None
+    return {
+        "kind": named(CHECKS, h.kind), "port": h.port, "interval_ms": h.interval_ms, "jitter_percent": h.jitter_percent,
+        "timeout_ms": h.timeout_ms, "unhealthy": h.unhealthy, "healthy": h.healthy, "path": text(s, h.path), "host": text(s, h.host),
+        "service": text(s, h.service), "expected": [expected[i] for i in range(h.expected.n)],
+    }
+
+
 cdef dict endpoint_dict(const Snap *s, const SnapEndpoint *e):
     return {
         "address": text(s, e.text), "workload": text(s, e.workload), "weight": e.weight, "tls": bool(e.flags & EP_TLS), "cell": e.cell,
@@ -154,7 +167,7 @@ cdef dict cluster_dict(const Snap *s, const SnapCluster *c):
             "max_connections": c.max_connections, "max_pending": c.max_pending, "max_requests": c.max_requests,
             "max_retries": c.max_retries, "budget_ppm": c.budget_ppm, "budget_least": c.budget_least,
         },
-        "outlier_detection": outlier_dict(c),
+        "outlier_detection": outlier_dict(c), "health_checks": health_dict(s, c),
         "levels": [{"first": lv[i].first, "endpoints": lv[i].n, "weight": lv[i].total_weight} for i in range(c.levels.n)],
         "endpoints": [endpoint_dict(s, &e[i]) for i in range(c.endpoints.n)],
     }
@@ -168,10 +181,42 @@ cdef list mirrors_list(const Snap *s, SnapArr mirrors):
     ]
 
 
+cdef dict cors_dict(const Snap *s, const SnapAction *a):
+    cdef const SnapCors *p
+    cdef const SnapOrigin *o
+    if a.cors == SNAP_NONE:
+        return None
+    p = <const SnapCors *>first(s, s.h.cors) + a.cors
+    o = <const SnapOrigin *>first(s, p.origins)
+    return {
+        "origins": [
+            {"op": named(OPS, o[i].op), "value": text(s, pattern(s, o[i].regex) if o[i].op == OP_REGEX else o[i].value)}
+            for i in range(p.origins.n)
+        ],
+        "methods": text(s, p.methods), "headers": text(s, p.headers), "expose": text(s, p.expose), "max_age": text(s, p.max_age),
+        "credentials": bool(p.flags & CO_CREDENTIALS), "forward": bool(p.flags & CO_FORWARD),
+    }
+
+
+cdef list limits_list(const Snap *s, const SnapAction *a):
+    cdef const SnapLimit *l = <const SnapLimit *>first(s, a.limits)
+    return [
+        {
+            "name": text(s, l[i].name), "most": l[i].most, "fill": l[i].fill, "fill_ms": l[i].fill_ms,
+            "per": "identity" if l[i].per == PER_IDENTITY else "route",
+        } for i in range(a.limits.n)
+    ]
+
+
+cdef SnapStr pattern(const Snap *s, uint32_t regex):
+    return (<const SnapStr *>first(s, s.h.regexes))[regex]
+
+
 cdef dict action_dict(const Snap *s, const SnapAction *a, const RouteMatch *rm):
     cdef const uint32_t *statuses = <const uint32_t *>first(s, a.retry_statuses)
     found = {
         "kind": named(ACTIONS, a.kind), "request_headers": ops_list(s, a.request_ops), "response_headers": ops_list(s, a.response_ops),
+        "cors": cors_dict(s, a), "rate_limits": limits_list(s, a),
     }
     if a.kind == ACT_DIRECT:
         return {**found, "status": a.status, "body": text(s, a.body)}
@@ -185,6 +230,7 @@ cdef dict action_dict(const Snap *s, const SnapAction *a, const RouteMatch *rm):
         "rewrite": {
             "replaces": named(REWRITES, a.rewrite_op), "path": text(s, a.rewrite_path), "matched": rm.prefix_n,
             "authority": text(s, a.rewrite_host),
+            "regex": "" if a.rewrite_regex == SNAP_NONE else text(s, pattern(s, a.rewrite_regex)),
         },
         "timeout_ms": a.timeout_ms,
         "retries": {
