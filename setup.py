@@ -52,6 +52,7 @@ LIBRARIES = {
     "fastmesh._core.base.regex": ["re2", "stdc++"],
     "fastmesh._core.policy.lb_ewma": ["m"],
     "fastmesh._core.policy.lb_warm": ["m"],
+    "fastmesh._core.policy.outlier": ["m"],
 }
 # RE2 is C++: its wrapper is the only module compiled as such.
 CPLUSPLUS = {"fastmesh._core.base.regex"}

@@ -154,6 +154,11 @@ cdef class Balancer:
         cdef bytes raw = name.encode()
         outlier_observe(&self.worker.m, &self.s, snap_cluster(&self.s, fnv64(raw, len(raw))), cell, kind, probe, now)
 
+    def attempts(self, uint32_t cell, uint64_t requests, uint64_t failures):
+        """So many attempts of this worker have come to something there."""
+        self.view.rows[self.view.self_row].e[cell].requests += requests
+        self.view.rows[self.view.self_row].e[cell].failures += failures
+
     def release(self, uint32_t cell, uint64_t now):
         outlier_release(&self.worker.m, cell, now)
 

@@ -86,6 +86,8 @@ COUNTERS = {
     "od_ejections_5xx": "Endpoints ejected for consecutive 5xx answers.",
     "od_ejections_gateway": "Endpoints ejected for consecutive answers 502, 503 and 504.",
     "od_ejections_local": "Endpoints ejected for consecutive failures without an answer.",
+    "od_ejections_success_rate": "Endpoints ejected for a success rate far below that of the others.",
+    "od_ejections_failure_percentage": "Endpoints ejected for the share of failed requests in an interval.",
     "od_overflow": "Endpoints not ejected because maxEjectionPercent of the cluster are.",
     "od_probe_ok": "Ejected endpoints that one request found well again.",
     "od_probe_fail": "Ejected endpoints that one request found still failing.",

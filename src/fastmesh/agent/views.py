@@ -198,6 +198,7 @@ def outlier_state(segment: Any, watched: bool, cell: int, now: int) -> dict[str,
         "consecutive_5xx": said["in_row_5xx"],
         "consecutive_gateway": said["in_row_gateway"],
         "consecutive_local": said["in_row_local"],
+        "success_rate": success_rate(said["rate_requests"], said["rate_failures"]),
     }
 
 
@@ -214,6 +215,11 @@ def check_state(agent: Agent, cluster: Mapping[str, Any], cell: int) -> dict[str
         "checks_failed": said["in_row_fail"],
     }
     return {"health": "unhealthy", **shown} if shown["active_check"] == "unhealthy" else shown
+
+
+def success_rate(requests: int, failures: int) -> float:
+    """Percent of the last interval of outlier detection; -1 as in Envoy: nothing there, or not judged."""
+    return round(100 * (requests - failures) / requests, 2) if requests else -1
 
 
 def circuit_breakers(agent: Agent, cluster: Mapping[str, Any]) -> dict[str, int]:
@@ -261,6 +267,7 @@ def clusters(agent: Agent, query: Query) -> Answer:
                 "ejected_ms",
                 "ejections",
                 *CONSECUTIVE,
+                "success_rate",
             ):
                 lines.append(f"{lead}::{key}::{endpoint[key]}\n")
             lines.append(f"{lead}::weight::{endpoint['weight']}\n")

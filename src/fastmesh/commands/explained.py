@@ -266,8 +266,14 @@ def outlier_text(rule: Part | None, cluster: Part) -> str | list[str]:
     )
     counts = [f"{rule[key]} {word}" for key, word in rows if rule[key]]
     least = rule["min_health_percent"]
+    rate, share = rule["success_rate"], rule["failure_percentage"]
     return [
         f"ejected after {' or '.join(counts) or 'nothing'} in a row",
+        listed(
+            f"or {rate['stdev_factor']:g} deviations below the mean success rate" if rate else "",
+            f"or with {share['percent']} % of failures" if share else "",
+            f"in {span(rule['interval_ms'])}" if rate or share else "",
+        ),
         listed(
             f"for {span(rule['base_ms'])} to {span(rule['most_ms'])}",
             f"at most {rule['max_percent']} % of the endpoints",

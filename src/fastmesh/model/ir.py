@@ -215,6 +215,22 @@ class Warm(TypedDict):
     aggression_centi: NotRequired[int]  # 100: in proportion to time
 
 
+class SuccessRate(TypedDict, total=False):
+    """Ejects who is below mean - stdev * factor of those with enough requests in an interval."""
+
+    hosts: int  # 5: only with so many such endpoints
+    volume: int  # 100: requests in an interval
+    stdev_milli: int  # 1900: factor, in thousandths
+
+
+class FailurePercentage(TypedDict, total=False):
+    """Ejects whom at least so many percent of the requests of an interval failed with."""
+
+    percent: int  # 85
+    hosts: int  # 5
+    volume: int  # 50
+
+
 class OutlierDetection(TypedDict, total=False):
     """When an endpoint is ejected: failures in a row; 0 is no reason."""
 
@@ -227,6 +243,8 @@ class OutlierDetection(TypedDict, total=False):
     most_ms: int  # 300000
     max_percent: int  # of the endpoints: 10; one may always be ejected unless it is 0
     min_health_percent: int  # with fewer usable ones all are used: 0
+    success_rate: SuccessRate  # without it off
+    failure_percentage: FailurePercentage  # without it off
 
 
 class HealthCheck(TypedDict):

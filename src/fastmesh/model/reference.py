@@ -51,6 +51,11 @@ of a file are told at once, with file and line. This page is generated from the 
   request finds out: if it fails the endpoint is out again, for longer. `maxEjectionPercent: 0` means 10, as
   in Istio; one endpoint may always be ejected; when all are, requests get 503 with the flag UH
   (`minHealthPercent` prevents it). Without `outlierDetection` nothing is ejected.
+- `outlierDetection.successRate` and `failurePercentage` are not Istio's but Envoy's, with Envoy's defaults
+  where they are given (5 hosts, 100 requests in an `interval`, `stdevFactor` 1900 thousandths; 85 percent,
+  5 hosts, 50 requests) and off where they are not (`successRate: {{}}` turns it on). Every attempt counts,
+  also one that was retried; a failed connection is a failure, whatever `splitExternalLocalOriginErrors` says.
+  An interval is judged by the first answer after it.
 - `healthChecks` is not Istio's: the proxy itself checks each endpoint, every `interval` (counted from the end
   of a check; with traffic and without), on a connection of its own that no limit counts, with the TLS that
   requests to the endpoint have. Names are those of Envoy's `HealthCheck`; exactly one of `httpHealthCheck`

@@ -1,5 +1,6 @@
 """DestinationRule trafficPolicy.outlierDetection, field for field (networking.istio.io; API of Istio 1.31).
-Only the shape: what becomes of it is compile/outlier.py's."""
+Two fields are Envoy's and not Istio's, in Istio's spelling: successRate, failurePercentage. Only the shape:
+what becomes of it is compile/outlier.py's."""
 
 from __future__ import annotations
 
@@ -28,6 +29,26 @@ def _rule(d: dict[str, Any], r: Reporter) -> None:
         )
 
 
+MAX_COUNT: Final = 2**31 - 1
+
+SUCCESS_RATE: Final = Message(
+    "SuccessRate",
+    {
+        "minimumHosts": Int(1, MAX_COUNT),
+        "requestVolume": Int(1, MAX_COUNT),
+        "stdevFactor": Int(1, MAX_COUNT),  # in thousandths, as Envoy's
+    },
+)
+
+FAILURE_PERCENTAGE: Final = Message(
+    "FailurePercentage",
+    {
+        "threshold": Int(1, 100),
+        "minimumHosts": Int(1, MAX_COUNT),
+        "requestVolume": Int(1, MAX_COUNT),
+    },
+)
+
 OUTLIER_DETECTION: Final = Message(
     "OutlierDetection",
     {
@@ -40,6 +61,8 @@ OUTLIER_DETECTION: Final = Message(
         "baseEjectionTime": Duration(high=MAX_TIME_MS),
         "maxEjectionPercent": Int(0, 100),
         "minHealthPercent": Int(0, 100),
+        "successRate": SUCCESS_RATE,
+        "failurePercentage": FAILURE_PERCENTAGE,
     },
     rule=_rule,
 )

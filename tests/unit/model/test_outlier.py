@@ -38,6 +38,13 @@ def problems(text: str, severity: str) -> list[str]:
         ("{baseEjectionTime: 0s}", ".baseEjectionTime: must be at least 1ms"),
         ("{maxEjectionPercent: 101}", ".maxEjectionPercent: must be 0 to 100, not 101"),
         ("{minHealthPercent: -1}", ".minHealthPercent: must be 0 to 100, not -1"),
+        ("{successRate: {minimumHosts: 0}}", ".successRate.minimumHosts: must be 1 to 2147483647, not 0"),
+        ("{successRate: {stdevFactor: 0}}", ".successRate.stdevFactor: must be 1 to 2147483647, not 0"),
+        ("{failurePercentage: {threshold: 101}}", ".failurePercentage.threshold: must be 1 to 100, not 101"),
+        (
+            "{failurePercentage: {requestVolume: 0}}",
+            ".failurePercentage.requestVolume: must be 1 to 2147483647, not 0",
+        ),
         (
             '{consecutive5xxErrors: "5"}',
             ".consecutive5xxErrors: must be a whole number, not a string",
@@ -81,6 +88,18 @@ def test_warned_of(text: str, warning: str) -> None:
         ),
         ("{interval: 5s, baseEjectionTime: 1m}", {"interval_ms": 5000, "base_ms": 60_000}),
         ("{maxEjectionPercent: 0, minHealthPercent: 0}", {}),
+        (
+            "{successRate: {}, failurePercentage: {}}",
+            {"success_rate": {}, "failure_percentage": {}},
+        ),
+        (
+            "{successRate: {minimumHosts: 3, requestVolume: 20, stdevFactor: 1500}}",
+            {"success_rate": {"hosts": 3, "volume": 20, "stdev_milli": 1500}},
+        ),
+        (
+            "{failurePercentage: {threshold: 50, minimumHosts: 2, requestVolume: 10}}",
+            {"failure_percentage": {"percent": 50, "hosts": 2, "volume": 10}},
+        ),
         ("{maxEjectionPercent: 50, minHealthPercent: 30}", {"max_percent": 50, "min_health_percent": 30}),
     ],
 )
@@ -106,6 +125,10 @@ def test_without_one_a_cluster_has_none() -> None:
         ({"base_ms": 5, "most_ms": 4}, "most_ms"),
         ({"max_percent": 101}, "max_percent"),
         ({"min_health_percent": 101}, "min_health_percent"),
+        ({"success_rate": {"hosts": 0}}, "success_rate.hosts"),
+        ({"success_rate": {"stdev_milli": 0}}, "success_rate.stdev_milli"),
+        ({"failure_percentage": {"percent": 101}}, "failure_percentage.percent"),
+        ({"failure_percentage": {"volume": 2**32}}, "failure_percentage.volume"),
     ],
 )
 def test_what_cannot_be_packed_is_refused_with_its_path(outlier: dict[str, int], path: str) -> None:

@@ -106,6 +106,9 @@ OWN = {
     "HTTPLocalRateLimit": "tokenBucket perIdentity",
     "LocalRateLimit": "selector rules",
     "LocalRateLimitOverride": "identities tokenBucket",
+    "OutlierDetection": "successRate failurePercentage",
+    "SuccessRate": "minimumHosts requestVolume stdevFactor",
+    "FailurePercentage": "threshold minimumHosts requestVolume",
     "LocalRateLimitRule": "name match tokenBucket perIdentity overrides",
     "TokenBucket": "maxTokens tokensPerFill fillInterval",
 }

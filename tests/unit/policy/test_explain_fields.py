@@ -37,13 +37,6 @@ NOT_SHOWN = {
         "reserved1",
     },
     "SnapOutlier": {
-        # success rate and failure percentage: nothing fills them yet
-        "rate_hosts",
-        "rate_volume",
-        "rate_stdev_milli",
-        "failure_percent",
-        "failure_hosts",
-        "failure_volume",
         "reserved0",
         "reserved",
     },

@@ -35,7 +35,7 @@ def test_a_number_of_workers_out_of_bounds_is_refused(workers):
 
 
 def test_names_fit_the_layout():
-    assert seg.COUNTER_NAMES[0] == "cx_total" and seg.COUNTER_NAMES[-1] == "hc_deferred"
+    assert seg.COUNTER_NAMES[0] == "cx_total" and "hc_deferred" in seg.COUNTER_NAMES
     assert len(set(seg.COUNTER_NAMES)) == len(seg.COUNTER_NAMES)
     assert list(seg.FLAG_NAMES) == [1 << i for i in range(len(seg.FLAG_NAMES))]
 

@@ -158,7 +158,9 @@ cdef enum:  # Exchange.flags
     XF_UPGRADE = 32              # the request asked for an upgrade
     XF_TUNNEL = 64
     XF_HEAD_SENT = 128
+    XF_JUDGED = 256              # this attempt has a result (EpShard.requests) ...
     XF_CHUNKED_REQ = 512
+    XF_FAILED = 1024             # ... and it was a failure
     XF_LOG = 4096
     XF_IDEMPOTENT = 8192         # RFC 9110 9.2.2: may be repeated though the upstream may have seen it
     XF_GRPC = 16384              # a gRPC call

@@ -17,13 +17,13 @@ from fastmesh._core.proto.msg cimport BODY_NONE, Hdr, Msg, msg_load
 from fastmesh._core.proxy.attempts cimport attempts_gave_up, attempts_over, attempts_send, attempts_tell
 from fastmesh._core.proxy.call cimport call_expired, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
-    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CHUNKED_REQ, XF_GRPC, XF_HASHED, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE, XF_RETRYING,
-    XF_PROBE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_SHADOW, XF_TUNNEL, XF_UPGRADE, DownOps, Exchange, ListenerState, Worker)
+    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CHUNKED_REQ, XF_FAILED, XF_GRPC, XF_HASHED, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE,
+    XF_RETRYING, XF_JUDGED, XF_PROBE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_SHADOW, XF_TUNNEL, XF_UPGRADE, DownOps, Exchange, ListenerState, Worker)
 from fastmesh._core.proxy.deadline cimport deadline_send
 from fastmesh._core.proxy.faults cimport faults_abort
 from fastmesh._core.proxy.forward cimport forward_response
 
-from fastmesh._core.proxy.learn cimport learn_answer, learn_call, learn_failure, learn_late, learn_left, learn_view, learn_waited
+from fastmesh._core.proxy.learn cimport learn_answer, learn_call, learn_cut, learn_failure, learn_late, learn_left, learn_view, learn_waited
 from fastmesh._core.proxy.log cimport log_exchange
 from fastmesh._core.proxy.pending cimport pending_over, pending_waits
 
@@ -114,8 +114,6 @@ cdef void exchange_finish(Exchange *ex) noexcept nogil:
     if ex.cell != SNAP_NONE:
         learn_left(ex)
         w.seg.rows[w.seg.self_row].e[ex.cell].active -= 1
-        if ex.status >= 500 or (ex.status == 0 and not ex.rf & RF_DC):
-            w.seg.rows[w.seg.self_row].e[ex.cell].failures += 1
     if not ex.flags & XF_SHADOW:
         log_exchange(ex, fm_clock_ns())
     replay_forget(ex)
@@ -197,10 +195,9 @@ cdef void pick(Exchange *ex, Msg *m, int how) noexcept nogil:
     if probe:
         ex.flags |= XF_PROBE
     w.seg.rows[w.seg.self_row].e[ep.cell].active += 1
-    w.seg.rows[w.seg.self_row].e[ep.cell].requests += 1
     if how == AS_TRY and ex.tries < 255:
         ex.tries += 1
-    ex.flags &= ~<uint32_t>(XF_HEAD_SENT | XF_REUSED)
+    ex.flags &= ~<uint32_t>(XF_HEAD_SENT | XF_REUSED | XF_JUDGED | XF_FAILED)
     ex.phase = PH_CONNECT
     rc = upstream_acquire(ex, c, ep, how == AS_MOVED)
     if rc == FM_OK:
@@ -323,6 +320,7 @@ cdef void exchange_up_failed(Exchange *ex, int code) noexcept nogil:
         return
     if ex.phase == PH_RESP:
         # the head is downstream: it must not look complete
+        learn_cut(ex)
         ex.rf |= RF_UPE if code == RE_UP_PROTOCOL else (RF_UR if code == RE_UP_RST else RF_UC)
         ex.details = (b"upstream_reset_after_response_started{remote_reset}" if code == RE_UP_RST
                       else b"upstream_reset_after_response_started{connection_termination}")

@@ -112,6 +112,12 @@ cdef dict outlier_dict(const SnapCluster *c):
         "consecutive_5xx": o.consecutive_5xx, "consecutive_gateway": o.consecutive_gateway, "consecutive_local": o.consecutive_local,
         "split": bool(o.flags & OF_SPLIT), "interval_ms": o.interval_ms, "base_ms": o.base_ms, "most_ms": o.most_ms,
         "max_percent": o.max_percent, "min_health_percent": c.panic_percent,
+        "success_rate": {
+            "hosts": o.rate_hosts, "volume": o.rate_volume, "stdev_factor": o.rate_stdev_milli / 1000,
+        } if o.rate_stdev_milli else None,
+        "failure_percentage": {
+            "hosts": o.failure_hosts, "volume": o.failure_volume, "percent": o.failure_percent,
+        } if o.failure_percent else None,
     }
 
 

@@ -5,9 +5,10 @@ from fastmesh._core.policy.lb cimport LbView
 from fastmesh._core.policy.lb_ewma cimport EWMA_PENALTY_NS, ewma_observe
 from fastmesh._core.policy.outlier cimport OUT_5XX, OUT_GATEWAY, OUT_LOCAL, OUT_OK, outlier_observe, outlier_release
 from fastmesh._core.proto.grpc cimport GRPC_DATA_LOSS, GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_UNAVAILABLE, GRPC_UNKNOWN
-from fastmesh._core.proxy.ctx cimport XF_GRPC, XF_HASHED, XF_PROBE, Exchange
+from fastmesh._core.proxy.ctx cimport XF_FAILED, XF_GRPC, XF_HASHED, XF_JUDGED, XF_PROBE, XF_TUNNEL, Exchange
 from fastmesh._core.proxy.respond cimport (
     RE_CONNECT, RE_CONNECT_TIMEOUT, RE_OVERLOAD, RE_PENDING, RE_UP_GOAWAY, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET, RE_UP_RST, RE_UP_TLS)
+from fastmesh._core.shm.cells cimport EpShard
 from fastmesh._core.shm.snapshot cimport SNAP_NONE, SnapCluster, snap_cluster
 
 
@@ -21,10 +22,24 @@ cdef void learn(Exchange *ex, uint64_t ns) noexcept nogil:
         ewma_observe(&ex.w.seg.cells[ex.cell], ex.w.r.now_ns, ex.plan.decay_ms, ns)
 
 
+cdef void count(Exchange *ex, bint failed) noexcept nogil:
+    """Each attempt once, and as a failure if anything of it was: a good head may be followed by half a body."""
+    cdef EpShard *e = &ex.w.seg.rows[ex.w.seg.self_row].e[ex.cell]
+    if not ex.flags & XF_JUDGED:
+        e.requests += 1
+    if failed and not ex.flags & XF_FAILED:
+        e.failures += 1
+        ex.flags |= XF_FAILED
+    ex.flags |= XF_JUDGED
+
+
 cdef void verdict(Exchange *ex, int kind) noexcept nogil:
     """For outlier detection, if the cluster has it (still: config may have changed since)."""
     cdef const SnapCluster *c
-    if not ex.plan.watched or ex.cell == SNAP_NONE or ex.w.snap.h == NULL:
+    if ex.cell == SNAP_NONE:
+        return
+    count(ex, kind != OUT_OK)
+    if not ex.plan.watched or ex.w.snap.h == NULL:
         return
     c = snap_cluster(&ex.w.snap, ex.plan.cluster)
     if c != NULL:
@@ -66,6 +81,15 @@ cdef void learn_failure(Exchange *ex, int code) noexcept nogil:
             or code == RE_UP_PROTOCOL or code == RE_UP_REFUSED):
         verdict(ex, OUT_LOCAL)
     learn(ex, ns if ns > EWMA_PENALTY_NS else EWMA_PENALTY_NS)
+
+
+cdef void learn_cut(Exchange *ex) noexcept nogil:
+    if ex.cell == SNAP_NONE or ex.flags & XF_TUNNEL:
+        return                   # that a tunnel ends is no failure
+    if ex.flags & XF_JUDGED:
+        count(ex, True)          # a row of failures has ended with the head
+    else:
+        verdict(ex, OUT_LOCAL)   # a gRPC call without a status
 
 
 cdef void learn_waited(Exchange *ex) noexcept nogil:

@@ -17,12 +17,14 @@ cdef struct EpCell:              # 128 bytes; shared verdicts
     uint64_t since_ns            # CLOCK_MONOTONIC: when it was added, or came back (warm-up)
     uint64_t ewma_ns             # peak-EWMA of the time to an answer's head
     uint64_t ewma_at_ns          # when it was last moved
-    uint64_t swept_requests      # what the last interval of outlier detection ended with, all workers
+    uint64_t swept_requests      # what the last interval of outlier detection by rates ended with, all workers
     uint64_t swept_failures
     uint64_t check_at_ns         # CLOCK_MONOTONIC: when the next active health check is due; by CAS: who moves it makes it
     uint32_t in_row_pass         # active health checks in a row
     uint32_t in_row_fail
-    uint64_t reserved[4]
+    uint32_t rate_requests       # ... and what came in that interval
+    uint32_t rate_failures
+    uint64_t reserved[3]
 
 cdef enum:  # EpCell.health
     HE_UNKNOWN = 0               # not checked: usable
@@ -32,8 +34,8 @@ cdef enum:  # EpCell.health
 cdef struct EpShard:             # 32 bytes; one worker's share
     uint32_t active              # exchanges in flight: zeroed by the arbiter when the worker dies
     uint32_t connections         # open connections: zeroed too
-    uint64_t requests            # total
-    uint64_t failures            # 5xx and connection failures, total
+    uint64_t requests            # attempts that have a result, total: not those that nobody waited for, or that got no connection for our limits
+    uint64_t failures            # ... a 5xx (or such a gRPC status), no connection, no answer, half of one
     uint64_t connects            # connections dialled, total
 
 cdef struct EpRow:               # a worker's row
@@ -44,7 +46,8 @@ cdef struct ClCell:              # 64 bytes; of a cluster
     uint64_t swept_ns            # CLOCK_MONOTONIC: when outlier detection last looked at all; by CAS: who sets it does it
     uint32_t ejected             # endpoints that are ejected
     uint32_t unhealthy           # ... whose active health checks fail; counted anew again and again (policy/health)
-    uint64_t reserved[5]
+    uint64_t rated_ns            # CLOCK_MONOTONIC: when EpCell.swept_* were last taken
+    uint64_t reserved[4]
 
 cdef struct ClShard:             # 32 bytes; one worker's share: the gauges of circuit breaking, zeroed when the worker dies
     uint32_t active              # requests in flight

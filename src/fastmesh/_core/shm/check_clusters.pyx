@@ -82,6 +82,10 @@ cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept 
     if k.outlier.flags & ~<uint32_t>(OF_ON | OF_SPLIT) or (k.outlier.flags & OF_ON and (
             k.outlier.interval_ms == 0 or k.outlier.base_ms == 0 or k.outlier.most_ms < k.outlier.base_ms)):
         return fault(c, b"clusters", index, b"outlier detection: flag unknown, or no time")
+    if (k.outlier.flags & OF_ON == 0 and (k.outlier.rate_stdev_milli or k.outlier.failure_percent)) or (
+            k.outlier.rate_stdev_milli and (k.outlier.rate_hosts == 0 or k.outlier.rate_volume == 0)) or (
+            k.outlier.failure_percent and (k.outlier.failure_hosts == 0 or k.outlier.failure_volume == 0)):
+        return fault(c, b"clusters", index, b"outlier detection: a rate of no use, or of nothing")
     if k.outlier.flags == 0 and k.panic_percent:
         return fault(c, b"clusters", index, b"a panic threshold of no use")
     if k.hash_on > HASH_QUERY or (k.lb >= LB_RING_HASH) != (k.hash_on != HASH_NONE):

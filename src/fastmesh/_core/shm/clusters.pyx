@@ -92,6 +92,7 @@ def verdict(segment: Segment, cell: int) -> dict[str, int]:
         "ejected_until": fm_load_relaxed(&e.ejected_until_ns), "probing": fm_load_relaxed32(&e.probing),
         "ejections": fm_load_relaxed32(&e.ejections), "in_row_5xx": fm_load_relaxed32(&e.in_row_5xx),
         "in_row_gateway": fm_load_relaxed32(&e.in_row_gateway), "in_row_local": fm_load_relaxed32(&e.in_row_local),
+        "rate_requests": fm_load_relaxed32(&e.rate_requests), "rate_failures": fm_load_relaxed32(&e.rate_failures),
     }
 
 

@@ -108,6 +108,8 @@ COUNTER_NAMES = (
     "hc_unhealthy",
     "hc_healthy",
     "hc_deferred",
+    "od_ejections_success_rate",
+    "od_ejections_failure_percentage",
 )
 # Response flags as bits (RF_*): Envoy's letters.
 FLAG_NAMES = {

@@ -159,9 +159,10 @@ cdef class Packer(Sections):
         k.max_age_ms = max_age_ms
 
     def cluster_outlier(self, index: int, fields: tuple, panic_percent: int) -> None:
-        """When endpoints of a cluster that was added are ejected: SnapOutlier's fields up to `flags`, in their order."""
+        """When endpoints of a cluster that was added are ejected: SnapOutlier's fields in their order."""
         cdef SnapOutlier *o = &self.cluster_at(index).outlier
-        o.consecutive_5xx, o.consecutive_gateway, o.consecutive_local, o.interval_ms, o.base_ms, o.most_ms, o.max_percent, o.flags = fields
+        (o.consecutive_5xx, o.consecutive_gateway, o.consecutive_local, o.interval_ms, o.base_ms, o.most_ms, o.max_percent, o.flags,
+         o.rate_hosts, o.rate_volume, o.rate_stdev_milli, o.failure_percent, o.failure_hosts, o.failure_volume) = fields
         self.cluster_at(index).panic_percent = panic_percent
 
     def cluster_health(self, index: int, fields: tuple, *, path: str, host: str, service: str, expected: list[int]) -> None:

@@ -86,6 +86,8 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_HC_UNHEALTHY              # endpoints that turned unhealthy
     ST_HC_HEALTHY                # ... and healthy
     ST_HC_DEFERRED               # looks at what is due that found too many checks in flight
+    ST_OD_SUCCESS_RATE           # ejected by rates over an interval
+    ST_OD_FAILURE_PERCENTAGE
     ST_N                         # must be last
 
 cdef enum:
