@@ -56,9 +56,10 @@ def fail(backend: Backend, how: str) -> None:
         os.killpg(backend.process.pid, signal.SIGSTOP)
 
 
+@pytest.mark.parametrize("protocol", ["HTTP", "HTTP2"])
 @pytest.mark.parametrize("how", ["answers 500", "is gone", "hangs"])
 def test_errors_are_bounded_by_the_threshold_and_what_is_in_flight(
-    tmp_path: Path, backends: list[Backend], how: str
+    tmp_path: Path, backends: list[Backend], how: str, protocol: str
 ) -> None:
     port = free_port()
     outlier = f"consecutive5xxErrors: {THRESHOLD}, baseEjectionTime: 1h, maxEjectionPercent: 100"
@@ -69,7 +70,7 @@ def test_errors_are_bounded_by_the_threshold_and_what_is_in_flight(
             f"  timeout: {PATIENCE}\n"
             "  retries: {attempts: 0}"
         ),
-        istio.service("app", *(b.port for b in backends)),
+        istio.service("app", *(b.port for b in backends), protocol=protocol),
         istio.policy("app", f"loadBalancer: {{simple: ROUND_ROBIN}}\noutlierDetection: {{{outlier}}}"),
     )
     edge = EdgeProxy(tmp_path, text, "--access-log", "off")
