@@ -101,3 +101,31 @@ def test_a_new_endpoint_warms_up(tmp_path: Path, apps: list[App]) -> None:
     finally:
         b.edge.kill()
         print(b.edge.process.report())
+
+
+def test_ten_thousand_endpoints_of_one_service(tmp_path: Path, apps: list[App]) -> None:
+    """Whoever is there gets its share of them; the others are addresses at which nobody listens."""
+    there = ", ".join(f"{{address: 127.0.0.1, ports: {{http: {app.port}}}, weight: 60000}}" for app in apps)
+    dead = ", ".join(
+        f"{{address: 127.1.{i >> 8}.{i & 255}, ports: {{http: 1}}, weight: 1}}"
+        for i in range(10_000 - len(apps))
+    )
+    port = free_port()
+    retries = "retries: {attempts: 3, retryOn: connect-failure}"
+    edge = EdgeProxy(
+        tmp_path,
+        istio.text(
+            istio.gateway(istio.http(port)),
+            istio.routes(f"- route: [{{destination: {{host: app.local}}}}]\n  {retries}"),
+            istio.entry("app", "STATIC", f"{there}, {dead}"),
+            istio.policy("app", "loadBalancer: {simple: LEAST_REQUEST}"),
+        ),
+    )
+    edge.start()
+    try:
+        answers = [request(port, "x", "/") for _ in range(200)]
+        assert {answer.status for answer in answers} == {200}
+        assert {answer.json["app"] for answer in answers} == {"app0", "app1", "app2", "app3"}
+    finally:
+        edge.kill()
+        print(edge.process.report())

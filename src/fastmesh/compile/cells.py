@@ -20,8 +20,8 @@ class _Places:
     def __init__(self, owners: dict[int, int], most: int) -> None:
         self.owners = owners
         self.most = most
-        # Places above `fresh` have never been taken; `free` has those given back. A list of all 8,192 would
-        # cost a sidecar half a megabyte.
+        # Places above `fresh` have never been taken; `free` has those given back. A list of them all would
+        # cost a sidecar a megabyte.
         used = set(owners.values())
         self.fresh = max(used, default=-1) + 1
         self.free = [place for place in range(self.fresh - 1, -1, -1) if place not in used]

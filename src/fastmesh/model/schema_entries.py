@@ -246,7 +246,7 @@ SERVICE_ENTRY: Final = Message(
             ["STATIC", "DNS"],
             later={"NONE": "give STATIC or DNS", "DNS_ROUND_ROBIN": "give DNS", "DYNAMIC_DNS": "give DNS"},
         ),
-        "endpoints": List(WORKLOAD_ENTRY, high=4096),
+        "endpoints": List(WORKLOAD_ENTRY, high=16384),
         "workloadSelector": Message("WorkloadSelector", {"labels": req(LABELS)}),
         "exportTo": EXPORT_TO,
         "subjectAltNames": List(Str(empty=False)),

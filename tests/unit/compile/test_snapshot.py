@@ -364,8 +364,8 @@ def test_an_endpoint_that_comes_back_before_it_was_forgotten_has_its_cell():
 
 def test_too_many_endpoints_are_refused_and_the_rest_still_packs():
     cells = CellMap()
-    many = cluster("c", *range(1, 8194))
-    with pytest.raises(seg.SnapshotError, match="more than 8192 endpoints"):
+    many = cluster("c", *range(1, seg.EP_CELLS + 2))
+    with pytest.raises(seg.SnapshotError, match=f"more than {seg.EP_CELLS} endpoints"):
         packed(config(clusters=[many]), cells)
     many["endpoints"].pop()
     assert Frozen(packed(config(clusters=[many]), cells)).check() is None

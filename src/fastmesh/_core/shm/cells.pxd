@@ -39,7 +39,7 @@ cdef struct EpShard:             # 32 bytes; one worker's share
     uint64_t connects            # connections dialled, total
 
 cdef struct EpRow:               # a worker's row
-    EpShard e[8192]
+    EpShard e[16384]
 
 cdef struct ClCell:              # 64 bytes; of a cluster
     uint64_t tag                 # its id; 0 = free

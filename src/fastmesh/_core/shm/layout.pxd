@@ -11,10 +11,10 @@ Config generations live in a second memfd (SNAP_SLOTS windows of SNAP_SLOT_BYTES
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
-    LAYOUT_VERSION = 4
+    LAYOUT_VERSION = 5
     SEG_MAGIC = 0x466d5347       # "FmSG"
     MAX_WORKERS = 64
-    EP_CELLS = 8192              # endpoints known at once, all clusters of one proxy
+    EP_CELLS = 16384             # endpoints known at once, all clusters of one proxy; only cells that are used take memory
     CL_CELLS = 8192              # clusters known at once
     MEMOS = 4096                 # call trees remembered, newest first come
     BUCKETS = 65536              # token buckets of rate limits that are not full
