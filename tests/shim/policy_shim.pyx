@@ -1,17 +1,19 @@
 """Runs policy/* over a frozen snapshot (shm_shim.Frozen): a request in, the decision out, all as Python values."""
 from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_full, regex_new
 from fastmesh._core.base.sys cimport fm_clock_ns
-from fastmesh._core.policy.lb cimport LbView, lb_pick
+from fastmesh._core.policy.lb cimport LB_AHEAD, LbView, lb_pick, rng_next
 from fastmesh._core.policy.lb_ewma cimport ewma_cost, ewma_observe
 from fastmesh._core.policy.outlier cimport outlier_observe, outlier_release
 from fastmesh._core.policy.ratelimit cimport RATE_PROBES, RateState, ratelimit_give_back, ratelimit_key, ratelimit_take
 from fastmesh._core.policy.router cimport RouteMatch, router_load, router_match
 from fastmesh._core.proto.msg cimport HF_DROP, MF_ABSOLUTE, MF_HTTPS, MSG_MAX_HEADERS, Msg, hdr_id
-from fastmesh._core.shm.layout cimport BUCKETS, EP_CELLS
-from fastmesh._core.shm.snapshot cimport Snap, SnapCluster, SnapEndpoint, SnapLimit, SnapStr, fnv64, snap_cluster, snap_open
+from fastmesh._core.shm.cells cimport EpRow
+from fastmesh._core.shm.layout cimport BUCKETS, CL_CELLS, EP_CELLS
+from fastmesh._core.shm.snapshot cimport SNAP_NONE, Snap, SnapCluster, SnapEndpoint, SnapLimit, SnapStr, fnv64, snap_cluster, snap_open
 from shim.shm_shim cimport Frozen, WorkerView
 
 
@@ -103,6 +105,7 @@ cdef class Balancer:
     cdef WorkerView worker
     cdef Snap s
     cdef uint32_t rr[EP_CELLS]
+    cdef uint64_t dice[CL_CELLS]
     cdef uint64_t rng
     cdef LbView view
     cdef bint probe
@@ -118,6 +121,8 @@ cdef class Balancer:
         self.view.workers = worker.m.workers
         self.view.self_row = worker.m.self_row
         self.view.rr = self.rr
+        memset(self.dice, 0, sizeof(self.dice))
+        self.view.dice = self.dice
         self.view.clusters = worker.m.cluster_cells
         self.view.probe = &self.probe
 
@@ -143,6 +148,41 @@ cdef class Balancer:
             if hold and e != NULL:
                 self.view.rows[self.view.self_row].e[e.cell].active += 1
         return picked
+
+    def nanoseconds(self, name, int picks, *, uint32_t between=0, keyed=False):
+        """Time of one pick, each request held in flight until the one after. `between`: so many bytes of other memory are read
+        before each, as the rest of a request does; the clock's own time is taken off."""
+        cdef bytes raw = name.encode()
+        cdef const SnapCluster *k = snap_cluster(&self.s, fnv64(raw, len(raw)))
+        cdef const SnapEndpoint *e = NULL
+        cdef EpRow *row = &self.view.rows[self.view.self_row]
+        cdef uint64_t start, spent = 0, clock = 0
+        cdef uint32_t i
+        cdef uint32_t last = SNAP_NONE
+        cdef int n
+        cdef char *other = <char *>malloc(between + 64)
+        memset(other, 0, between + 64)
+        self.view.now_ns = fm_clock_ns()
+        self.view.keyed = keyed
+        with nogil:
+            for n in range(picks):
+                for i in range(0, between, 64):
+                    other[i] += 1
+                self.view.key = rng_next(&self.rng)
+                if between or n == 0:
+                    start = fm_clock_ns()
+                    clock += fm_clock_ns() - start
+                    start = fm_clock_ns()
+                e = lb_pick(&self.s, k, &self.view, &self.rng, last)
+                if between or n == picks - 1:
+                    spent += fm_clock_ns() - start
+                if last != SNAP_NONE:
+                    row.e[last].active -= 1
+                last = e.cell
+                row.e[last].active += 1
+            row.e[last].active -= 1
+        free(other)
+        return (spent - clock) / <double>picks if between else spent / <double>picks
 
     def attempt(self, name, *, avoid=0xffffffff, now=1):
         """(endpoint, whether the request is a probe)."""
@@ -194,6 +234,7 @@ cdef class Balancer:
         return found
 
 
+AHEAD = LB_AHEAD
 PROBES = RATE_PROBES
 
 

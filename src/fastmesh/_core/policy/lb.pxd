@@ -3,6 +3,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastmesh._core.shm.cells cimport ClCell, EpCell, EpRow
 from fastmesh._core.shm.snapshot cimport Snap, SnapCluster, SnapEndpoint
 
+cdef enum:
+    LB_AHEAD = 256               # endpoints from which on the next choice is fetched ahead: fewer stay in the cache by themselves
+
 cdef struct LbView:
     EpCell *cells                # [EP_CELLS]
     EpRow *rows                  # [workers]
@@ -14,6 +17,8 @@ cdef struct LbView:
     const ClCell *clusters       # [CL_CELLS]
     bint panic                   # ejections do not count: False, lb_pick decides
     bint *probe                  # set when the request is the one that finds out whether an ejected endpoint is back
+    uint64_t *dice               # this worker's generators, [CL_CELLS], one a cluster (0: not begun): what a cluster draws next can be
+                                 # foreseen, see LB_AHEAD; NULL: everything is drawn from the caller's
     uint32_t *rr                 # this worker's round-robin counters, [EP_CELLS], indexed by the cell of the cluster's first endpoint
 
 cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil

@@ -88,6 +88,7 @@ cdef struct Worker:
     UpPool *pools                # [EP_CELLS]
     uint32_t npools              # above this index none has been used yet
     uint32_t *rr                 # [EP_CELLS]
+    uint64_t *dice               # [CL_CELLS]: LbView.dice
     Pool exchanges
     Pool downs                   # H1s
     Pool h2_downs                # H2s

@@ -116,6 +116,7 @@ cdef void learn_view(const Exchange *ex, LbView *v, bint *probe) noexcept nogil:
     v.self_row = ex.w.seg.self_row
     v.now_ns = ex.w.r.now_ns
     v.rr = ex.w.rr
+    v.dice = ex.w.dice
     v.key = ex.hash_key
     v.keyed = (ex.flags & XF_HASHED) != 0
     v.panic = False

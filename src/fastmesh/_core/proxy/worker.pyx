@@ -389,8 +389,9 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
     w.arena = <char *>malloc(H2_ARENA)
     w.pools = <UpPool *>calloc(EP_CELLS, sizeof(UpPool))
     w.rr = <uint32_t *>calloc(EP_CELLS, sizeof(uint32_t))
+    w.dice = <uint64_t *>calloc(CL_CELLS, sizeof(uint64_t))
     w.checked = <uint32_t *>calloc(CL_CELLS, sizeof(uint32_t))
-    if w.hbuf == NULL or w.arena == NULL or w.pools == NULL or w.rr == NULL or w.checked == NULL or (
+    if w.hbuf == NULL or w.arena == NULL or w.pools == NULL or w.rr == NULL or w.dice == NULL or w.checked == NULL or (
             segment_map(segment, slot, &w.seg) != FM_OK):
         raise MemoryError
     pool_init(&w.exchanges, sizeof(Exchange), w.opt.max_exchanges + SHED_SPARE)
