@@ -39,7 +39,7 @@ demo: ## the mesh in one minute: real processes, mTLS, a live canary
 
 bench: ## speed and memory beside Envoy, HAProxy and nginx in the same run
 	@tools/bench-peers
-	@tools/build --bench
+	@tools/build --bench --shims
 	@$(PY) -m bench $(BENCH_ARGS)
 
 asan: ## tests of the data plane, forked workers included, under AddressSanitizer and UBSan (a build tree of its own)

@@ -50,9 +50,10 @@ def _read_answer(sock: socket.socket) -> Answer:
     return Answer(lines[0], headers, size)
 
 
-def get(port: int, path: str, host: str) -> Answer:
+def get(port: int, path: str, host: str, headers: tuple[str, ...] = ()) -> Answer:
+    more = "".join(f"{header}\r\n" for header in headers)
     with socket.create_connection(("127.0.0.1", port), TIMEOUT) as sock:
-        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n".encode())
         return _read_answer(sock)
 
 

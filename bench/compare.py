@@ -18,6 +18,20 @@ OURS = "fastmesh"
 DISTURBED_PERCENT = 5.0  # others' share of a core above which a figure is not to be trusted
 REAL_PEERS = ("haproxy", "nginx", "envoy", "nghttpx")  # the floor is no peer: it does not proxy HTTP
 
+PICKS = ("random", "round-robin", "least-request", "peak-ewma", "ring-hash", "maglev")
+
+
+def _against(first: str, one: str, second: str, two: str) -> list[tuple[str, str, int]]:
+    """The columns of two that were measured in turns (paired.py)."""
+    return [
+        (first, f"CPU us, {one}", 1),
+        (second, f"CPU us, {two}", 1),
+        *(("ratio", "ratio", 3), ("ratio_low", "95 % from", 3), ("ratio_high", "to", 3)),
+    ]
+
+
+CHANGED = _against("cpu_us_before", "before", "cpu_us", "now")
+
 # scenario: (title, [(figure, heading, decimals)])
 TABLES: dict[str, tuple[str, list[tuple[str, str, int]]]] = {
     "h1": (
@@ -99,6 +113,37 @@ TABLES: dict[str, tuple[str, list[tuple[str, str, int]]]] = {
         "memory of HTTP/2: bytes",
         [("idle_bytes", "idle connection", 0), ("stream_bytes", "stream in flight", 0)],
     ),
+    "policy": (
+        "five headers, retries, outlier detection, breaker, rate limit against plain; 16 connections",
+        _against("cpu_us", "plain", "cpu_us_policy", "policy"),
+    ),
+    "policy-h2": (
+        "the same, HTTP/2 (h2c, 4 connections x 32 streams) to HTTP/1.1",
+        _against("cpu_us", "plain", "cpu_us_policy", "policy"),
+    ),
+    **{
+        f"pick-{way}": (
+            f"choosing one of 10,000 endpoints against one of 10: {way}; ns, met as by a request",
+            [
+                *(("met_10", "met, 10", 0), ("met_10000", "met, 10,000", 0), ("added", "added", 0)),
+                *(("ratio", "ratio", 2), ("warm_10", "back to back, 10", 0), ("warm_10000", "10,000", 0)),
+            ],
+        )
+        for way in PICKS
+    },
+    "push": (
+        "1,000/s through two sidecars: latency, us; configs to them, to nobody, to no control plane at all",
+        [
+            *(("p50_pushed", "P50 pushed", 0), ("p50_quiet", "elsewhere", 0), ("p50_none", "none", 0)),
+            *(("p99_pushed", "P99 pushed", 0), ("p99_quiet", "elsewhere", 0), ("p99_none", "none", 0)),
+            *(("ratio", "P99 pushed/elsewhere", 3), ("ratio_low", "95 % from", 3), ("ratio_high", "to", 3)),
+            *(("ratio_none", "pushed/none", 2), ("pushes", "configs/s", 1)),
+        ],
+    ),
+    "change-h1": ("this build against an earlier one: HTTP/1.1", CHANGED),
+    "change-h2-h1": ("this build against an earlier one: HTTP/2 to HTTP/1.1", CHANGED),
+    "change-h2-h2": ("this build against an earlier one: HTTP/2 to HTTP/2", CHANGED),
+    "change-pair": ("this build against an earlier one: two proxies, mTLS, HTTP/1.1 between", CHANGED),
     "routes": (
         "fastmesh alone: 1 route against 10,000 over 1,000 hosts",
         [("cpu_us", "CPU us, 1", 1), ("cpu_us_10000", "CPU us, 10,000", 1), ("ratio", "ratio", 3)],
@@ -146,6 +191,22 @@ BARS = (
     Bar("memory", "pss_mb", "idle PSS of a sidecar <= 20 MB", limit=20, ours="sidecar"),
     Bar("memory", "idle_bytes", "idle connection <= 1,280 bytes", limit=1280),
     Bar("routes", "ratio", "10,000 routes within 5 % of one", limit=1.05),
+    Bar("policy", "ratio", "all of traffic policy on: CPU <= 1.05 x plain", limit=1.05),
+    Bar("policy", "cpu_us_policy", "all of traffic policy on: CPU <= 0.5 x Envoy", "envoy", 0.5),
+    *(
+        Bar(
+            f"pick-{way}",
+            "ratio",
+            f"choosing one of 10,000 endpoints within 5 % of one of 10: {way}",
+            limit=1.05,
+        )
+        for way in ("least-request", "peak-ewma", "maglev")
+    ),
+    Bar("push", "ratio", "ten configs a second: P99 <= 1.2 x none", limit=1.2, ours="sidecar"),
+    Bar("change-h1", "ratio", "HTTP/1.1 no dearer than before (3 %)", limit=1.03),
+    Bar("change-h2-h1", "ratio", "HTTP/2 to HTTP/1.1 no dearer than before (3 %)", limit=1.03),
+    Bar("change-h2-h2", "ratio", "HTTP/2 no dearer than before (3 %)", limit=1.03),
+    Bar("change-pair", "ratio", "mTLS pair no dearer than before (3 %)", limit=1.03),
 )
 
 

@@ -37,6 +37,11 @@ class Mesh:
     proxy_core: int
     load_core: int
     control: procs.Running
+    api: int = 0  # port
+
+    @property
+    def token(self) -> str:
+        return (self.state / "api.token").read_text().strip()
 
     @property
     def state(self) -> Path:
@@ -88,16 +93,25 @@ class Mesh:
 
 
 @contextmanager
-def mesh(peer: Fastmesh, directory: Path, backend: int, proxy_core: int, load_core: int) -> Iterator[Mesh]:
-    """A fresh control plane, on the load's core: it is no part of any figure."""
+def mesh(
+    peer: Fastmesh, directory: Path, backend: int, proxy_core: int, load_core: int, idle: bool = False
+) -> Iterator[Mesh]:
+    """A fresh control plane, on the load's core: it is no part of any figure. `idle`: it gives way."""
     executable = peer.find()
     assert executable is not None  # a missing fastmesh never gets here
     directory.mkdir()
     made = Mesh(executable, directory, backend, proxy_core, load_core, procs.Running(0))
     log = directory / "control.log"
-    command = [str(executable), "control", "--state", str(made.state)]
+    command = [
+        *(("chrt", "--idle", "0") if idle else ()),
+        str(executable),
+        "control",
+        "--state",
+        str(made.state),
+    ]
     for option in ("--listen", "--publish", "--api"):
-        command += [option, f"127.0.0.1:{procs.free_port()}"]
+        made.api = procs.free_port()
+        command += [option, f"127.0.0.1:{made.api}"]
     try:
         made.control.roots.append(procs.spawn(command, load_core, log))
         made.control.logs.append(log)

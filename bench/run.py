@@ -19,7 +19,11 @@ from pathlib import Path
 from types import FrameType
 
 from bench import backends, build, certs, compare, load, machine, peers, procs
+from bench.change import CHANGE
 from bench.mesh import Sidecar
+from bench.pick import PICK
+from bench.policy import POLICY
+from bench.push import PUSH
 from bench.scenarios import (
     ALONE,
     ANY,
@@ -28,6 +32,7 @@ from bench.scenarios import (
     SCENARIOS,
     Bench,
     Row,
+    Scenario,
     Settings,
     direct,
     measure,
@@ -35,6 +40,15 @@ from bench.scenarios import (
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FORMAT = 1  # of the result file
+EVERY: dict[str, dict[str, Scenario]] = {
+    **SCENARIOS,
+    "policy": POLICY,
+    "pick": PICK,
+    "push": PUSH,
+    "change": CHANGE,
+}
+# Whom a scenario measures, where not all.
+ONLY = {**dict.fromkeys(ALONE, ("fastmesh",)), "policy": ("fastmesh", "envoy")}
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -43,15 +57,14 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         description="Measures fastmesh beside HAProxy, nginx, Envoy and the C floor, in interleaved rounds.",
     )
     parser.add_argument("--quick", action="store_true", help="one short round of everything, under 3 minutes")
-    parser.add_argument(
-        "--scenario", action="append", choices=list(SCENARIOS), help="only this one; repeatable"
-    )
+    parser.add_argument("--scenario", action="append", choices=list(EVERY), help="only this one; repeatable")
     parser.add_argument(
         "--peer", action="append", choices=list(peers.NAMES), help="only this one; repeatable"
     )
     parser.add_argument("--rounds", type=int, help="rounds (default 4, quick 1)")
     parser.add_argument("--seconds", type=float, help="length of a measured window (default 3, quick 1)")
     parser.add_argument("--fastmesh", type=Path, help="executable (default .venv/bin/fastmesh, else PATH)")
+    parser.add_argument("--before", type=Path, help="another build's executable, for the scenario change")
     parser.add_argument("--proxy-core", type=int, help="core of the proxies (default: the first usable)")
     parser.add_argument("--load-core", type=int, help="core of load and backend (default: the second usable)")
     parser.add_argument("--no-repeat", action="store_true", help="do not measure disturbed rows again")
@@ -88,7 +101,7 @@ def _row_line(row: Row) -> str:
 
 
 def _rounds(bench: Bench, args: argparse.Namespace, rounds: int, rows: list[Row]) -> None:
-    chosen = args.scenario or list(SCENARIOS)
+    chosen = args.scenario or [name for name in EVERY if name != "change" or args.before]
     field = [peers.make(name, args.fastmesh) for name in (args.peer or peers.DEFAULT)]
     nghttpx = peers.make("nghttpx")
     for number in range(1, rounds + 1):
@@ -98,16 +111,16 @@ def _rounds(bench: Bench, args: argparse.Namespace, rounds: int, rows: list[Row]
             if scenario == "rate":
                 rows.append(direct(bench, number))
             for peer in order if args.peer or scenario not in MULTIPLEXED else [*order, nghttpx]:
-                if scenario in ALONE and peer.name != "fastmesh":
+                if peer.name not in ONLY.get(scenario, (peer.name,)):
                     continue
-                measured = Sidecar(args.fastmesh) if scenario == "sidecar" else peer
-                for name, function in SCENARIOS[scenario].items():
+                measured = Sidecar(args.fastmesh) if ALONE.get(scenario) == "sidecar" else peer
+                for name, function in EVERY[scenario].items():
                     chain = peers.CHAINS.get(CHAIN_OF.get(name, ""), ANY)
                     if not all(peer.speaks(hop) for hop in chain.hops):
                         continue
                     row = measure(bench, name, function, measured, number)
                     rows.append(row)
-                    _say(f"round {number}/{rounds}  {name:<10} {measured.name:<9} {_row_line(row)}")
+                    _say(f"round {number}/{rounds}  {name:<12} {measured.name:<9} {_row_line(row)}")
 
 
 def _check_load(bench: Bench, seconds: float) -> int:
@@ -161,6 +174,7 @@ def main(argv: Sequence[str]) -> int:
         directory.chmod(0o755)
         with backends.started(directory, settings.load_core) as behind:
             bench = Bench(directory, certs.make(directory / "certs"), behind, settings)
+            bench.before = args.before
             if args.check_load:
                 return _check_load(bench, settings.seconds)
             try:

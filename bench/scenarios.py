@@ -84,6 +84,7 @@ class Bench:
     backends: Backends
     settings: Settings
     direct: dict[str, float] = field(default_factory=dict)  # this round's latency without a proxy
+    before: Path | None = None  # another build of fastmesh
     starts: int = 0
     repeating: float = 0.0  # seconds that repeats have taken
 
@@ -471,7 +472,10 @@ CHAIN_OF = {
 ANY = Chain(())
 MULTIPLEXED = ("h2", "link", "grpc", "h2-memory")
 # Scenarios that measure one proxy alone.
-ALONE = {"routes": "fastmesh", "sidecar": "sidecar"}
+ALONE = {
+    **dict.fromkeys(("routes", "pick", "change"), "fastmesh"),
+    **dict.fromkeys(("sidecar", "push"), "sidecar"),
+}
 
 
 def measure(bench: Bench, name: str, scenario: Scenario, peer: Peer, round_number: int) -> Row:

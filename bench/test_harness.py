@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 
-from bench import certs, check, compare, load, peers, procs
+from bench import certs, check, compare, load, paired, peers, policy, procs
 from bench.peers import Site
-from bench.scenarios import SCENARIOS, Bench
+from bench.peers.policy import HEADERS, LIMITED
+from bench.run import EVERY
+from bench.scenarios import Bench, Row
 
 GOOD = b"HTTP/1.1 200 OK\r\nX-Seen-Version: HTTP/1.1\r\nContent-Length: 4\r\n\r\ngood"
 
@@ -216,6 +218,49 @@ def test_a_change_is_told_only_where_rounds_do_not_overlap() -> None:
 
 
 def test_every_row_has_a_table() -> None:
-    names = {name for rows in SCENARIOS.values() for name in rows} | {"rate-direct"}
+    names = {name for rows in EVERY.values() for name in rows} | {"rate-direct"}
     assert names == set(compare.TABLES)
     assert {bar.scenario for bar in compare.BARS} <= names
+
+
+def test_a_ratio_of_turns_says_how_sure_it_is() -> None:
+    steady = paired.ratio([(10.0, 11.0), (20.0, 22.0), (5.0, 5.5)])
+    assert steady.ratio == pytest.approx(1.1)
+    assert steady.low == pytest.approx(1.1)
+    assert steady.high == pytest.approx(1.1)
+    drifting = paired.ratio([(10.0, 11.0), (20.0, 20.0), (5.0, 5.5)])
+    assert drifting.low < drifting.ratio < drifting.high
+    assert drifting.low < 1 < drifting.ratio, "three turns that disagree by a tenth show nothing"
+    alone = paired.ratio([(4.0, 5.0)])
+    assert (alone.low, alone.ratio, alone.high) == (1.25, pytest.approx(1.25), 1.25)
+
+
+def test_turns_change_places(bench: Bench) -> None:
+    asked: list[str] = []
+
+    def side(name: str, cost: int) -> paired.Side:
+        def run(_seconds: float) -> load.Result:
+            asked.append(name)
+            return load.Result(cost, 1.0)
+
+        return paired.Side(bench.backends.running, run)
+
+    row = Row("x", "fastmesh", 1)
+    pairs = paired.cpu(bench, row, side("a", 1000), side("b", 1000), 3, 0.0)
+    assert asked == ["a", "b", "a", "b", "b", "a", "a", "b"]
+    assert len(pairs) == 3
+
+
+@pytest.mark.parametrize("name", ["fastmesh", "envoy"])
+def test_policy_is_on_for_the_requests_that_are_measured(bench: Bench, name: str) -> None:
+    peer = peers.make(name)
+    if peer.find() is None:
+        pytest.skip(peer.hint())
+    with paired.both(bench, peer, policy.with_policy(peer), "plain") as (plain, full):
+        policy.takes(plain, peer, False)
+        policy.takes(full, peer, True)
+        with pytest.raises(check.CheckFailed, match="with policy"):
+            policy.takes(plain, peer, True)
+        unmatched = check.get(full.port, "/", peer.host(), HEADERS[1:])
+        assert " 200" in unmatched.status_line
+        assert LIMITED not in unmatched.headers, "four of the five headers are enough"

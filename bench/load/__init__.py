@@ -43,6 +43,7 @@ class Target:
     host: str
     path: str = "/"
     body: int = 1024
+    headers: tuple[str, ...] = ()  # more of them, "name: value": wrk and h2load only
 
 
 def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
@@ -103,6 +104,8 @@ end
 def wrk(target: Target, seconds: float, connections: int) -> Result:
     """A closed loop by wrk, or by our own generator where wrk is not installed."""
     program = shutil.which("wrk")
+    if program is None and target.headers:
+        raise LoadFailed("wrk is not installed: apt-get install wrk")
     if program is None:
         return closed(target, seconds, connections)
     script = build.BUILD_DIR / "wrk.lua"
@@ -110,6 +113,7 @@ def wrk(target: Target, seconds: float, connections: int) -> Result:
     duration = max(1, round(seconds))  # wrk takes whole seconds
     url = f"http://127.0.0.1:{target.port}{target.path}"
     options = ["-t1", f"-c{connections}", f"-d{duration}s", "-s", str(script), "-H", f"Host: {target.host}"]
+    options += [word for header in target.headers for word in ("-H", header)]
     done = _run([program, *options, url], duration)
     match = re.search(r"^BENCH (.*)$", done.stdout, re.MULTILINE)
     if not match:
@@ -138,6 +142,7 @@ def h2load(target: Target, seconds: float, connections: int, streams: int) -> Re
         raise LoadFailed("h2load is not installed: apt-get install nghttp2-client")
     duration = max(1, round(seconds))  # it takes whole seconds
     options = ["-t1", f"-c{connections}", f"-m{streams}", f"-D{duration}", "-H", f":authority: {target.host}"]
+    options += [word for header in target.headers for word in ("-H", header)]
     done = _run([program, *options, f"http://127.0.0.1:{target.port}{target.path}"], duration)
     counted = re.search(r"^requests: .* (\d+) done, (\d+) succeeded, (\d+) failed", done.stdout, re.MULTILINE)
     body = re.search(r"\((\d+)\) data$", done.stdout, re.MULTILINE)

@@ -17,6 +17,7 @@ __all__ = [
     "DEFAULT",
     "NAMES",
     "Chain",
+    "Envoy",
     "Fastmesh",
     "Hop",
     "Peer",

