@@ -18,7 +18,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from bench import check
+from bench import check, load
 from bench.peers import Peer
 from bench.peers.fastmesh import REPO
 from bench.scenarios import Bench, Row, Scenario
@@ -67,7 +67,9 @@ def measure(way: str) -> dict[str, float]:
     return figures
 
 
-def pick(bench: Bench, _peer: Peer, row: Row, way: str) -> None:
+def pick(bench: Bench, peer: Peer, row: Row, way: str) -> None:
+    """The choice; and `whole`, the ratio of a request to one of 10,000 endpoints to one to 10, as far as it
+    lies in the choice. (That 10,000 have more connections is not in it.)"""
     python = REPO / ".venv" / "bin" / "python"
     command = [str(python if python.exists() else sys.executable), "-m", "bench.pick", way]
     places = [str(REPO / place) for place in ("src", "tests", ".")]
@@ -86,6 +88,14 @@ def pick(bench: Bench, _peer: Peer, row: Row, way: str) -> None:
         raise check.CheckFailed(f"the shims are not built (tools/build --bench --shims): {last[:200]}")
     row.figures |= json.loads(done.stdout)
     row.disturbance["steal"] = watch.over(0).steal
+    with bench.proxy(peer, "plain") as (running, _):
+        target, clients = bench.target(running, peer), bench.settings.connections
+        load.wrk(target, bench.settings.warm, clients)
+        result, spent = bench.window(
+            row, running, lambda: load.wrk(target, bench.settings.seconds / 3, clients)
+        )
+    row.figures["cpu_us"] = spent / result.answered
+    row.figures["whole"] = 1 + row.figures["added"] / 1e3 / row.figures["cpu_us"]
 
 
 PICK: dict[str, Scenario] = {name_of(way): partial(pick, way=way) for way in WAYS}
