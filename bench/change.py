@@ -11,8 +11,6 @@ from bench import check, load, paired
 from bench.peers import Fastmesh, Peer
 from bench.scenarios import Bench, Row, Scenario
 
-TURNS = 8
-
 
 def _change(bench: Bench, peer: Peer, row: Row, shape: str, *, multiplexed: bool) -> None:
     if not isinstance(peer, Fastmesh) or bench.before is None:
@@ -32,7 +30,7 @@ def _change(bench: Bench, peer: Peer, row: Row, shape: str, *, multiplexed: bool
                 )
             return paired.Side(runs[number], lambda seconds: load.wrk(target, seconds, settings.connections))
 
-        pairs = paired.cpu(bench, row, side(0), side(1), TURNS, settings.seconds / 3)
+        pairs = paired.cpu(bench, row, side(0), side(1), settings.turns, settings.seconds / 3)
     paired.told(row, pairs, "cpu_us_before", "cpu_us")
 
 

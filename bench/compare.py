@@ -399,7 +399,10 @@ def main(argv: Sequence[str]) -> int:
         print(render_change(now, json.loads(args.base.read_text())))
         return 0
     print(render(now))
-    verdicts = [judge(Results(now), bar).verdict for bar in BARS]
+    results = Results(now)
+    # change needs another build: who has none cannot fail it
+    due = [bar for bar in BARS if results.peers(bar.scenario) or not bar.scenario.startswith("change")]
+    verdicts = [judge(results, bar).verdict for bar in due]
     return 1 if args.strict and any(verdict != "PASS" for verdict in verdicts) else 0
 
 

@@ -12,8 +12,6 @@ from bench import check, load, paired, procs
 from bench.peers import Envoy, Fastmesh, Peer, policy
 from bench.scenarios import Bench, Row, Scenario
 
-TURNS = 8
-
 
 def with_policy(peer: Peer) -> Peer:
     if isinstance(peer, Fastmesh):
@@ -46,7 +44,7 @@ def _cost(bench: Bench, peer: Peer, row: Row, shape: str) -> None:
         if shape == "plain":
             for running, limited in zip(runs, (False, True), strict=True):
                 takes(running, peer, limited)
-        pairs = paired.cpu(bench, row, side(runs[0]), side(runs[1]), TURNS, settings.seconds / 3)
+        pairs = paired.cpu(bench, row, side(runs[0]), side(runs[1]), settings.turns, settings.seconds / 3)
     paired.told(row, pairs, "cpu_us", "cpu_us_policy")
 
 

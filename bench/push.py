@@ -24,7 +24,6 @@ from bench.peers import Peer
 from bench.scenarios import READY_SECONDS, Bench, Row, Scenario
 
 PER_SECOND = 10
-TURNS = 6
 SEEN = "x-bench-config"
 TAKEN_SECONDS = 5.0  # the last change is in force by then, or the row fails
 
@@ -117,7 +116,7 @@ def push(bench: Bench, peer: Peer, row: Row) -> None:
             found: dict[str, list[dict[str, float]]] = {"none": [], "quiet": [], "pushed": []}
             pushers = {"none": nullcontext, "quiet": elsewhere.pushing, "pushed": pusher.pushing}
             before, pushed = pusher.number, 0.0
-            for turn in range(TURNS):
+            for turn in range(settings.turns):
                 for kind in list(pushers) if turn % 2 == 0 else reversed(pushers):
                     with pushers[kind]():
                         begun = time.monotonic()
@@ -130,7 +129,7 @@ def push(bench: Bench, peer: Peer, row: Row) -> None:
             running.stop()
     for kind, latencies in found.items():
         for figure in ("p50", "p99", "p999"):
-            row.figures[f"{figure}_{kind}"] = sum(each[figure] for each in latencies) / TURNS
+            row.figures[f"{figure}_{kind}"] = sum(each[figure] for each in latencies) / len(latencies)
     p99 = {kind: [each["p99"] for each in latencies] for kind, latencies in found.items()}
     told = paired.ratio(list(zip(p99["quiet"], p99["pushed"], strict=True)))
     row.figures |= {"ratio": told.ratio, "ratio_low": told.low, "ratio_high": told.high}

@@ -79,6 +79,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     return Settings(
         seconds=args.seconds or (1.0 if args.quick else 3.0),
         warm=0.2 if args.quick else 0.5,
+        turns=2 if args.quick else Settings.turns,
         proxy_core=proxy if args.proxy_core is None else args.proxy_core,
         load_core=other if args.load_core is None else args.load_core,
         repeats=0 if args.quick or args.no_repeat else 1,

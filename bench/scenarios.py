@@ -45,6 +45,7 @@ class Settings:
     idle_connections: int = 2000
     proxy_core: int = 0
     load_core: int = 1
+    turns: int = 8  # of what is measured in turns (paired.py)
     repeats: int = 1
     repeat_seconds: float = (
         240.0  # for repeats in all: on a machine that is never quiet a run still ends in time
