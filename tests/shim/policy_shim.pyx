@@ -109,6 +109,7 @@ cdef class Balancer:
     cdef uint64_t rng
     cdef LbView view
     cdef bint probe
+    cdef uint32_t tried[64]
 
     def __cinit__(self, Frozen frozen, WorkerView worker, uint64_t seed=1):
         self.frozen = frozen
@@ -125,6 +126,7 @@ cdef class Balancer:
         self.view.dice = self.dice
         self.view.clusters = worker.m.cluster_cells
         self.view.probe = &self.probe
+        self.view.tried = self.tried
 
     def cells(self, name):
         """{endpoint text: cell} of a cluster."""
@@ -133,17 +135,21 @@ cdef class Balancer:
         cdef const SnapEndpoint *e = <const SnapEndpoint *>(self.s.base + k.endpoints.off)
         return {text(&self.s, e[i].text): e[i].cell for i in range(k.endpoints.n)}
 
-    def pick(self, name, int n=1, *, avoid=0xffffffff, now=1, hold=False, key=None):
-        """The endpoints that n requests get; hold=True leaves each request in flight; key: the hash that they are told apart by."""
+    def pick(self, name, int n=1, *, tried=(), now=1, hold=False, key=None):
+        """The endpoints that n requests get; hold=True leaves each request in flight; key: the hash that they are told apart by;
+        tried: the cells of earlier attempts, the last one first."""
         cdef bytes raw = name.encode()
         cdef const SnapCluster *k = snap_cluster(&self.s, fnv64(raw, len(raw)))
         cdef const SnapEndpoint *e
         self.view.now_ns = now
         self.view.keyed = key is not None
         self.view.key = key or 0
+        self.view.ntried = len(tried)
+        for i, cell in enumerate(tried):
+            self.tried[i] = cell
         picked = []
         for _ in range(n):
-            e = lb_pick(&self.s, k, &self.view, &self.rng, avoid)
+            e = lb_pick(&self.s, k, &self.view, &self.rng)
             picked.append(None if e == NULL else text(&self.s, e.text))
             if hold and e != NULL:
                 self.view.rows[self.view.self_row].e[e.cell].active += 1
@@ -164,6 +170,7 @@ cdef class Balancer:
         memset(other, 0, between + 64)
         self.view.now_ns = fm_clock_ns()
         self.view.keyed = keyed
+        self.view.ntried = 0
         with nogil:
             for n in range(picks):
                 for i in range(0, between, 64):
@@ -173,7 +180,7 @@ cdef class Balancer:
                     start = fm_clock_ns()
                     clock += fm_clock_ns() - start
                     start = fm_clock_ns()
-                e = lb_pick(&self.s, k, &self.view, &self.rng, last)
+                e = lb_pick(&self.s, k, &self.view, &self.rng)
                 if between or n == picks - 1:
                     spent += fm_clock_ns() - start
                 if last != SNAP_NONE:
@@ -184,10 +191,10 @@ cdef class Balancer:
         free(other)
         return (spent - clock) / <double>picks if between else spent / <double>picks
 
-    def attempt(self, name, *, avoid=0xffffffff, now=1):
+    def attempt(self, name, *, tried=(), now=1):
         """(endpoint, whether the request is a probe)."""
         self.probe = False
-        return self.pick(name, avoid=avoid, now=now)[0], self.probe
+        return self.pick(name, tried=tried, now=now)[0], self.probe
 
     def result(self, name, uint32_t cell, int kind, *, now=1, probe=False):
         """outlier_observe: what has become of an attempt, 0 success, 1 5xx, 2 gateway, 3 local."""
@@ -229,7 +236,7 @@ cdef class Balancer:
         cdef const SnapEndpoint *e
         found = []
         for i in range(self.s.h.clusters.n):
-            e = lb_pick(&self.s, &k[i], &self.view, &self.rng, 0xffffffff)
+            e = lb_pick(&self.s, &k[i], &self.view, &self.rng)
             found.append(None if e == NULL else (s_bytes(&self.s, e.text), e.port))
         return found
 

@@ -369,6 +369,8 @@ def _retries(retries: dict[str, Any] | None) -> dict[str, Any]:
         out["backoff_ms"] = retries["backoff"]
     if "perTryTimeout" in retries:
         out["per_try_timeout_ms"] = retries["perTryTimeout"]
+    if not retries.get("retryIgnorePreviousHosts", True):
+        out["same"] = True
     return out
 
 

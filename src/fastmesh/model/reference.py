@@ -44,7 +44,9 @@ of a file are told at once, with file and line. This page is generated from the 
   and statuses as numbers. Routes that forward are retried twice by default, on `connect-failure`,
   `refused-stream`, `unavailable` and `cancelled` (Istio's default); `retries.attempts: 0` turns it off.
   Whatever a route says, retries of a cluster are at most 20 % of its requests in flight, and always 3
-  (`trafficPolicy.retryBudget` sets both).
+  (`trafficPolicy.retryBudget` sets both). A retry goes to an endpoint that the request has not been at yet
+  while there is one that can be used, and else to any but the last one; with
+  `retryIgnorePreviousHosts: false` it may go to the same again at once.
 - Limits are on by default and hold for all workers of a proxy together: 1024 connections, 1024 requests that
   wait for one, 1024 requests in flight (Envoy's defaults; Istio has none). Above them: 503 with the flag UO.
 - `outlierDetection` ejects for all workers of a proxy at once. When the time of an ejection is over, one

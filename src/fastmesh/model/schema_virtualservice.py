@@ -347,7 +347,7 @@ HTTP_RETRY: Final = Message(
         "perTryTimeout": Duration(),
         "retryOn": Str(_retry_on),
         "retryRemoteLocalities": later(),
-        "retryIgnorePreviousHosts": later(),
+        "retryIgnorePreviousHosts": Bool(),
         "backoff": Duration(high=MAX_BACKOFF_MS),
     },
     rule=_retries,

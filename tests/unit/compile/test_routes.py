@@ -164,6 +164,16 @@ ACTIONS: list[tuple[str, dict[str, Any]]] = [
         },
     ),
     (
+        "retries: {attempts: 1, retryOn: reset, retryIgnorePreviousHosts: false}\n"
+        "route: [{destination: {host: b.example}}]",
+        {"dests": DESTS, "retries": {"attempts": 1, "retry_on": ["reset"], "same": True}},
+    ),
+    (
+        "retries: {attempts: 1, retryOn: reset, retryIgnorePreviousHosts: true}\n"
+        "route: [{destination: {host: b.example}}]",
+        {"dests": DESTS, "retries": {"attempts": 1, "retry_on": ["reset"]}},
+    ),
+    (
         "retries: {attempts: 1, retryOn: 'connect-failure, reset-before-request'}\n"
         "route: [{destination: {host: b.example}}]",
         {"dests": DESTS, "retries": {"attempts": 1, "retry_on": ["connect-failure", "reset-before-request"]}},

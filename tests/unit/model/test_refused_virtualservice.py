@@ -335,8 +335,8 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     (
         "VirtualService",
         "http[0].retries",
-        {"attempts": 1, "retryIgnorePreviousHosts": True},
-        "http[0].retries.retryIgnorePreviousHosts: not implemented yet",
+        {"attempts": 1, "retryIgnorePreviousHosts": "no"},
+        "http[0].retries.retryIgnorePreviousHosts: must be true or false, not a string",
     ),
     ("VirtualService", "http[0].fault", {}, "http[0].fault: needs delay or abort"),
     ("VirtualService", "http[0].fault", {"delay": {}}, "http[0].fault.delay: needs fixedDelay"),

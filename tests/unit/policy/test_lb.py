@@ -50,7 +50,7 @@ def test_a_cluster_without_endpoints_offers_none(lb):
 def test_one_endpoint_takes_all_even_when_it_is_to_be_avoided_or_ejected(lb):
     s = Setup(lb, [5])
     s.workers[0].eject(s.cells[1], 100)
-    assert s.pick(20, avoid=s.cells[1], now=50) == [1] * 20
+    assert s.pick(20, tried=[s.cells[1]], now=50) == [1] * 20
 
 
 @settings(max_examples=60)
@@ -113,7 +113,7 @@ def test_when_all_are_ejected_all_are_used(lb):
     for cell in s.cells.values():
         s.workers[0].eject(cell, 100)
     assert set(s.pick(200, now=1)) == {1, 2, 3}
-    assert set(s.pick(200, now=1, avoid=s.cells[1])) == {2, 3}
+    assert set(s.pick(200, now=1, tried=[s.cells[1]])) == {2, 3}
 
 
 @pytest.mark.parametrize("lb", ALL)
@@ -121,7 +121,34 @@ def test_when_all_are_ejected_all_are_used(lb):
 def test_what_is_to_be_avoided_is_avoided(lb, weights):
     s = Setup(lb, weights)
     for port, cell in s.cells.items():
-        assert port not in s.pick(300, avoid=cell)
+        assert port not in s.pick(300, tried=[cell])
+
+
+@pytest.mark.parametrize("lb", ALL)
+@given(st.lists(st.integers(1, 20), min_size=2, max_size=7), st.data())
+def test_none_of_those_that_were_tried_while_there_is_another(lb, weights, data):
+    s = Setup(lb, weights)
+    out = data.draw(st.sets(st.sampled_from(sorted(s.cells)), max_size=len(weights) - 1))
+    tried = data.draw(st.permutations(sorted(s.cells)))[: data.draw(st.integers(1, len(weights)))]
+    for port in out:
+        s.workers[0].eject(s.cells[port], 100)
+    picked = set(s.pick(60, tried=[s.cells[port] for port in tried], now=50))
+    usable = s.cells.keys() - out
+    if usable - set(tried):
+        assert picked <= usable - set(tried)
+    elif usable - {tried[0]}:
+        assert picked <= usable - {tried[0]}  # all have been tried: any but the last one
+
+
+@pytest.mark.parametrize("lb", ALL)
+def test_attempts_go_round_before_one_is_tried_twice(lb):
+    s = Setup(lb, [1, 2, 3, 4, 5])
+    tried: list[int] = []
+    for _ in range(5):
+        (port,) = s.pick(tried=[s.cells[p] for p in tried])
+        assert port is not None
+        tried.insert(0, port)
+    assert sorted(tried) == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("lb", ALL)
@@ -129,7 +156,7 @@ def test_avoided_beats_ejected(lb):
     s = Setup(lb, [1, 1])
     s.workers[0].eject(s.cells[1], 100)
     # the other one just failed: the ejected one is the only one left to try
-    assert s.pick(50, avoid=s.cells[2], now=1) == [1] * 50
+    assert s.pick(50, tried=[s.cells[2]], now=1) == [1] * 50
 
 
 def test_of_two_the_less_loaded_is_taken_always():

@@ -124,7 +124,7 @@ def test_ejected_and_avoided_endpoints_are_left_alone():
     s.one.observe(s.cells[1], NOW, 1 * MS)
     s.views[0].eject(s.cells[1], NOW + 1)
     assert set(s.pick(200)) == {2, 3}
-    assert set(s.pick(200, avoid=s.cells[2])) == {3}
+    assert set(s.pick(200, tried=[s.cells[2]])) == {3}
 
 
 def test_a_cell_that_is_taken_again_knows_nothing():

@@ -130,9 +130,9 @@ def test_a_retry_goes_to_the_next(lb):
     s = Setup(lb, [1, 2, 3])
     for key in keys(60):
         own = s.owner(key)
-        other = s.owner(key, avoid=s.cells[own])
+        other = s.owner(key, tried=[s.cells[own]])
         assert other != own
-        assert other == s.owner(key, avoid=s.cells[own])
+        assert other == s.owner(key, tried=[s.cells[own]])
 
 
 @pytest.mark.parametrize("lb", ALL)
@@ -140,7 +140,7 @@ def test_one_endpoint_takes_all_even_when_it_is_to_be_avoided_or_ejected(lb):
     s = Setup(lb, [1])
     WORKER.eject(s.cells[1], 100)
     try:
-        assert s.owners(keys(20), avoid=s.cells[1], now=50) == [1] * 20
+        assert s.owners(keys(20), tried=[s.cells[1]], now=50) == [1] * 20
     finally:
         WORKER.eject(s.cells[1], 0)
 

@@ -195,7 +195,7 @@ def test_when_all_are_ejected_there_is_none(lb: str) -> None:
 def test_the_one_to_be_avoided_is_better_than_one_that_is_ejected() -> None:
     s = Setup()
     s.result(1, E5XX, 5)
-    assert s.workers[0].attempt("c", avoid=s.cells[2], now=s.now) == ("127.0.0.1:2", False)
+    assert s.workers[0].attempt("c", tried=[s.cells[2]], now=s.now) == ("127.0.0.1:2", False)
 
 
 @pytest.mark.parametrize("lb", ALL)

@@ -20,12 +20,14 @@ cdef struct LbView:
     uint64_t *dice               # this worker's generators, [CL_CELLS], one a cluster (0: not begun): what a cluster draws next can be
                                  # foreseen, see LB_AHEAD; NULL: everything is drawn from the caller's
     uint32_t *rr                 # this worker's round-robin counters, [EP_CELLS], indexed by the cell of the cluster's first endpoint
+    const uint32_t *tried        # cells of the endpoints of earlier attempts, the last one first: not there again
+    uint32_t ntried
 
-cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil
-"""An endpoint, or NULL when the cluster has none. `avoid_cell`: not this one if there is another (SNAP_NONE: no wish). Endpoints with
-ejected_until_ns > now, and those that are HE_UNHEALTHY, are skipped. With outlier detection (OF_ON) or health checks none is left when all
-are; with outlier detection, fewer than panic_percent left means that none is skipped, and one whose ejection is over is given to one
-request (outlier_claim). Weights: ROUND_ROBIN and RANDOM follow weights,
+cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng) noexcept nogil
+"""An endpoint, or NULL when the cluster has none. None of those that v.tried names while there is another that can be used;
+when all are named, any but the last. Endpoints with ejected_until_ns > now, and those that are HE_UNHEALTHY, are skipped. With outlier
+detection (OF_ON) or health checks none is left when all are; with outlier detection, fewer than panic_percent left means that none is
+skipped, and one whose ejection is over is given to one request (outlier_claim). Weights: ROUND_ROBIN and RANDOM follow weights,
 LEAST_REQUEST compares active/weight of two random picks, and PEAK_EWMA their cost. RING_HASH and MAGLEV go by v.key, or by weight for a
 request without one. `rng`: state of the caller's xorshift64*."""
 

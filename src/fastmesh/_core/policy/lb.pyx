@@ -19,7 +19,7 @@ from fastmesh._core.policy.lb_warm cimport WARM_TRIES, WARM_WHOLE, warm_share
 from fastmesh._core.policy.outlier cimport outlier_claim
 from fastmesh._core.shm.cells cimport HE_UNHEALTHY
 from fastmesh._core.shm.snapshot cimport (
-    CL_EQUAL, HK_NONE, LB_LEAST_REQUEST, LB_PEAK_EWMA, LB_RING_HASH, LB_ROUND_ROBIN, OF_ON, SNAP_NONE, Snap, SnapCluster, SnapEndpoint)
+    CL_EQUAL, HK_NONE, LB_LEAST_REQUEST, LB_PEAK_EWMA, LB_RING_HASH, LB_ROUND_ROBIN, OF_ON, Snap, SnapCluster, SnapEndpoint)
 
 cdef extern from *:
     """
@@ -39,8 +39,17 @@ cdef inline bint ejected(const LbView *v, const SnapEndpoint *e) noexcept nogil:
                             or fm_load_relaxed32(&v.cells[e.cell].health) == HE_UNHEALTHY)
 
 
-cdef inline bint usable(const LbView *v, const SnapEndpoint *e, uint32_t avoid_cell) noexcept nogil:
-    return e.cell != avoid_cell and not ejected(v, e)
+cdef inline bint tried(const LbView *v, const SnapEndpoint *e, uint32_t skip) noexcept nogil:
+    """Whether it is one of the last `skip` that were tried."""
+    cdef uint32_t i
+    for i in range(skip):
+        if v.tried[i] == e.cell:
+            return True
+    return False
+
+
+cdef inline bint usable(const LbView *v, const SnapEndpoint *e) noexcept nogil:
+    return not tried(v, e, v.ntried) and not ejected(v, e)
 
 
 cdef inline const SnapEndpoint *at_weight(const SnapCluster *c, const SnapEndpoint *e, uint32_t place) noexcept nogil:
@@ -63,20 +72,20 @@ cdef inline const SnapEndpoint *by_weight(const SnapCluster *c, const SnapEndpoi
     return at_weight(c, e, below(rng, c.total_weight))
 
 
-cdef const SnapEndpoint *among(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng, uint32_t avoid_cell,
+cdef const SnapEndpoint *among(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng, uint32_t skip,
                                bint also_ejected) noexcept nogil:
-    """By weight among those that may be used; NULL if there is none."""
+    """By weight among those that may be used, but for the last `skip` that were tried; NULL if there is none."""
     cdef uint64_t total = 0
     cdef uint64_t place
     cdef uint32_t i
     for i in range(c.endpoints.n):
-        if e[i].cell != avoid_cell and (also_ejected or not ejected(v, &e[i])):
+        if not tried(v, &e[i], skip) and (also_ejected or not ejected(v, &e[i])):
             total += e[i].weight
     if total == 0:
         return NULL
     place = below(rng, <uint32_t>total)
     for i in range(c.endpoints.n):
-        if e[i].cell != avoid_cell and (also_ejected or not ejected(v, &e[i])):
+        if not tried(v, &e[i], skip) and (also_ejected or not ejected(v, &e[i])):
             if place < e[i].weight:
                 return &e[i]
             place -= e[i].weight
@@ -127,8 +136,7 @@ cdef inline double cost_of(const SnapCluster *c, const LbView *v, const SnapEndp
     return ewma_cost(&v.cells[e.cell], v.now_ns, c.decay_ms, load_of(v, e) * fair / weight_of(c, v, e))
 
 
-cdef inline const SnapEndpoint *less_loaded(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng,
-                                            uint32_t avoid_cell) noexcept nogil:
+cdef inline const SnapEndpoint *less_loaded(const SnapCluster *c, const SnapEndpoint *e, const LbView *v, uint64_t *rng) noexcept nogil:
     """Power of two choices: of two different endpoints the one with fewer exchanges in flight for its weight, or of less cost. Where both are
     as busy the first choice stands, which was made by weight: an idle cluster is used by weight too. One that warms up is looked at seldom."""
     cdef const SnapEndpoint *a = by_weight(c, e, rng)
@@ -148,9 +156,9 @@ cdef inline const SnapEndpoint *less_loaded(const SnapCluster *c, const SnapEndp
         # by weight among all but a: places with a's share left out
         place = below(rng, c.total_weight - a.weight)
         b = at_weight(c, e, place if place < a.upto - a.weight else place + a.weight)
-    if not usable(v, b, avoid_cell):
+    if not usable(v, b):
         return a
-    if not usable(v, a, avoid_cell):
+    if not usable(v, a):
         return b
     if not present(c, v, b, rng):
         return a
@@ -159,8 +167,7 @@ cdef inline const SnapEndpoint *less_loaded(const SnapCluster *c, const SnapEndp
     return b if load_of(v, b) * weight_of(c, v, a) < load_of(v, a) * weight_of(c, v, b) else a
 
 
-cdef inline const SnapEndpoint *by_key(const Snap *s, const SnapCluster *c, const SnapEndpoint *e, const LbView *v,
-                                       uint32_t avoid_cell) noexcept nogil:
+cdef inline const SnapEndpoint *by_key(const Snap *s, const SnapCluster *c, const SnapEndpoint *e, const LbView *v) noexcept nogil:
     """The key's endpoint, or the next on its way that is usable. When none is found, the key's own: who then takes it is as for all."""
     cdef HashWalk walk
     cdef uint32_t own, place
@@ -168,34 +175,37 @@ cdef inline const SnapEndpoint *by_key(const Snap *s, const SnapCluster *c, cons
     if not hash_next(&walk, &own):
         return e
     place = own
-    while not usable(v, e + place, avoid_cell):
+    while not usable(v, e + place):
         if not hash_next(&walk, &place):
             return e + own
     return e + place
 
 
-cdef const SnapEndpoint *choose(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil:
+cdef const SnapEndpoint *choose(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng) noexcept nogil:
     cdef const SnapEndpoint *e = <const SnapEndpoint *>(s.base + c.endpoints.off)
     cdef const SnapEndpoint *found
     if c.endpoints.n == 0:
         return NULL
     if c.lb == LB_LEAST_REQUEST or c.lb == LB_PEAK_EWMA:
-        found = less_loaded(c, e, v, rng, avoid_cell)
+        found = less_loaded(c, e, v, rng)
     elif c.lb == LB_ROUND_ROBIN:
         found = in_turn(c, e, v, rng)
     elif c.lb >= LB_RING_HASH and v.keyed:
-        found = by_key(s, c, e, v, avoid_cell)
+        found = by_key(s, c, e, v)
     else:
         found = by_weight(c, e, rng)
-    if usable(v, found, avoid_cell):
+    if usable(v, found):
         return found
-    found = among(c, e, v, rng, avoid_cell, False)
+    found = among(c, e, v, rng, v.ntried, False)
+    if found == NULL and v.ntried > 1:
+        # all have been tried: the one that has just failed is the last choice
+        found = among(c, e, v, rng, 1, False)
     if found == NULL and (c.outlier.flags & OF_ON or c.health.kind != HK_NONE):
         # better the one to be avoided than one that is ejected
-        return among(c, e, v, rng, SNAP_NONE, False)
+        return among(c, e, v, rng, 0, False)
     if found == NULL:
         # ejections that are left of a config before this one: better one of them than none
-        found = among(c, e, v, rng, avoid_cell, True)
+        found = among(c, e, v, rng, 1 if v.ntried else 0, True)
     return found if found != NULL else e
 
 
@@ -212,7 +222,7 @@ cdef bint panic(const Snap *s, const SnapCluster *c, const LbView *v) noexcept n
     return few(c, <uint64_t>ejected + unhealthy)
 
 
-cdef const SnapEndpoint *watched(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil:
+cdef const SnapEndpoint *watched(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng) noexcept nogil:
     """The choice in a cluster with outlier detection."""
     cdef LbView all = v[0]
     cdef const SnapEndpoint *found
@@ -220,7 +230,7 @@ cdef const SnapEndpoint *watched(const Snap *s, const SnapCluster *c, const LbVi
     cdef uint32_t i
     all.panic = c.panic_percent != 0 and panic(s, c, v)
     for i in range(c.endpoints.n + 1):
-        found = choose(s, c, &all, rng, avoid_cell)
+        found = choose(s, c, &all, rng)
         if found == NULL:
             return NULL
         until = fm_load_relaxed(&v.cells[found.cell].ejected_until_ns)
@@ -264,7 +274,7 @@ cdef void fetch_ahead(const Snap *s, const SnapCluster *c, const LbView *v, uint
         fm_fetch(e + (k + 1 if k >= i else k))
 
 
-cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng, uint32_t avoid_cell) noexcept nogil:
+cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng) noexcept nogil:
     cdef const SnapEndpoint *found
     cdef bint large = c.endpoints.n >= LB_AHEAD and v.dice != NULL
     if large:
@@ -272,9 +282,9 @@ cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbVi
             v.dice[c.cell] = rng_next(rng) | 1
         rng = &v.dice[c.cell]
     if c.outlier.flags & OF_ON:
-        found = watched(s, c, v, rng, avoid_cell)
+        found = watched(s, c, v, rng)
     else:
-        found = choose(s, c, v, rng, avoid_cell)
+        found = choose(s, c, v, rng)
     if large:
         fetch_ahead(s, c, v, rng[0])
     return found

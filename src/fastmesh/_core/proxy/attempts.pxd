@@ -1,7 +1,10 @@
-"""What one hop tells another of attempts (L3): which one this is, and that retrying has been given up (policy/giveup)."""
+"""The attempts of an exchange (L3): where they went, and what one hop tells another: which one this is, and that retrying has been given up
+(policy/giveup)."""
 from fastmesh._core.proto.msg cimport Msg
 from fastmesh._core.proxy.ctx cimport Exchange
 
+cdef void attempts_note(Exchange *ex) noexcept nogil
+"""An attempt at ex.cell's endpoint is over: the next one goes to another."""
 cdef int attempts_send(Exchange *ex, Msg *m) noexcept nogil
 """Say in the head of an attempt which it is (x-envoy-attempt-count, as Istio's sidecars do). FM_OK or FM_EHEAD."""
 cdef bint attempts_over(Exchange *ex, const Msg *m) noexcept nogil

@@ -5,7 +5,7 @@ from fastmesh._core.base.view cimport slice_of
 from fastmesh._core.policy.giveup cimport giveup_key, giveup_note, giveup_noted
 from fastmesh._core.proto.lists cimport slice_is
 from fastmesh._core.proto.msg cimport H_X_ENVOY_ATTEMPT_COUNT, H_X_FASTMESH_RETRY, HF_DROP, Hdr, Msg, msg_find
-from fastmesh._core.proxy.ctx cimport Exchange
+from fastmesh._core.proxy.ctx cimport TRIED_MOST, Exchange
 from fastmesh._core.proxy.forward cimport msg_add
 from fastmesh._core.shm.stats cimport DIR_INBOUND, ST_RQ_RETRY_GIVEN_UP, stat_inc
 
@@ -27,6 +27,22 @@ cdef int attempts_send(Exchange *ex, Msg *m) noexcept nogil:
         if n == 0:
             break
     return msg_add(m, b"x-envoy-attempt-count", 21, p, <uint32_t>(end - p), H_X_ENVOY_ATTEMPT_COUNT)
+
+
+cdef void attempts_note(Exchange *ex) noexcept nogil:
+    # to the front, and each once: what falls out at the end was tried longest ago
+    cdef uint32_t i = 0
+    while i < ex.ntried and ex.tried[i] != ex.cell:
+        i += 1
+    if i == ex.ntried:
+        if ex.ntried < TRIED_MOST:
+            ex.ntried += 1
+        else:
+            i -= 1
+    while i > 0:
+        ex.tried[i] = ex.tried[i - 1]
+        i -= 1
+    ex.tried[0] = ex.cell
 
 
 cdef bint attempts_over(Exchange *ex, const Msg *m) noexcept nogil:

@@ -258,8 +258,7 @@ cdef struct Exchange:
     uint32_t rf                  # RF_*
     uint32_t h2_error            # what an aborted stream of the other side is reset with; 0: CANCEL upstream, INTERNAL_ERROR downstream
     uint32_t cell                # endpoint cell, SNAP_NONE
-    uint32_t last_cell
-    uint32_t tried[8]            # TRIED_MOST: cells of the endpoints of earlier attempts, the last one first
+    uint32_t tried[8]            # TRIED_MOST: cells of the endpoints of earlier attempts, the last one first, each once
     uint32_t cluster_cell        # where it is counted (policy/breaker), SNAP_NONE
     uint64_t hash_key            # of consistent hashing (proxy/hashkey), with XF_HASHED
     const char *details          # RESPONSE_CODE_DETAILS, a literal

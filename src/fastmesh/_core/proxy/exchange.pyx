@@ -14,7 +14,7 @@ from fastmesh._core.policy.retry cimport retry_backoff_ms, retry_on_status
 from fastmesh._core.proto.h2_frame cimport H2_CANCEL
 from fastmesh._core.proto.hygiene cimport hygiene_response
 from fastmesh._core.proto.msg cimport BODY_NONE, Hdr, Msg, msg_load
-from fastmesh._core.proxy.attempts cimport attempts_gave_up, attempts_over, attempts_send, attempts_tell
+from fastmesh._core.proxy.attempts cimport attempts_gave_up, attempts_note, attempts_over, attempts_send, attempts_tell
 from fastmesh._core.proxy.call cimport call_expired, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
     MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CHUNKED_REQ, XF_FAILED, XF_GRPC, XF_HASHED, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE,
@@ -33,7 +33,8 @@ from fastmesh._core.proxy.respond cimport (
     RE_OVERLOAD, RE_UP_RST, RE_UP_TLS, respond_error)
 from fastmesh._core.proxy.upstream cimport upstream_acquire
 from fastmesh._core.shm.snapshot cimport (
-    L_GATEWAY, L_INBOUND, RO_5XX, RO_CONNECT_FAILURE, RO_GATEWAY_ERROR, RO_REFUSED_STREAM, RO_RESET, RO_RESET_BEFORE_REQUEST, SNAP_NONE,
+    AF_RETRY_SAME, L_GATEWAY, L_INBOUND, RO_5XX, RO_CONNECT_FAILURE, RO_GATEWAY_ERROR, RO_REFUSED_STREAM, RO_RESET,
+    RO_RESET_BEFORE_REQUEST, SNAP_NONE,
     SnapCluster, SnapEndpoint, snap_cluster)
 from fastmesh._core.shm.stats cimport (
     DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_SI, RF_UC, RF_UO, RF_UPE, RF_UR, RF_URX, RF_UT, ST_MIRROR_FAILED, ST_POOL_FULL, ST_RQ_BAD,
@@ -75,7 +76,6 @@ cdef Exchange *blank(Worker *w, const DownOps *ops) noexcept nogil:
     ex.w = w
     ex.dops = ops
     ex.cell = SNAP_NONE
-    ex.last_cell = SNAP_NONE
     ex.cluster_cell = SNAP_NONE
     ex.t_start = w.r.now_ns
     ex.timer.fn = on_timer
@@ -86,11 +86,13 @@ cdef Exchange *blank(Worker *w, const DownOps *ops) noexcept nogil:
     return ex
 
 
-cdef void endpoint_leave(Exchange *ex) noexcept nogil:
+cdef void endpoint_leave(Exchange *ex, bint attempted) noexcept nogil:
     if ex.cell != SNAP_NONE:
         learn_left(ex)
         ex.w.seg.rows[ex.w.seg.self_row].e[ex.cell].active -= 1
-        ex.last_cell = ex.cell
+        if attempted:
+            attempts_note(ex)
+        ex.cell = SNAP_NONE
 
 
 cdef void exchange_finish(Exchange *ex) noexcept nogil:
@@ -171,8 +173,7 @@ cdef void pick(Exchange *ex, Msg *m, int how) noexcept nogil:
     cdef int rc
     ex.phase = PH_PICK
     ex.h2_error = 0
-    endpoint_leave(ex)
-    ex.cell = SNAP_NONE
+    endpoint_leave(ex, how != AS_BEFORE)
     if how == AS_TRY and faults_abort(ex):
         ex.tries += 1
         wanted = retry_on_status(ex.plan.abort_status, ex.plan.statuses, ex.plan.nstatuses)
@@ -187,7 +188,9 @@ cdef void pick(Exchange *ex, Msg *m, int how) noexcept nogil:
         exchange_answer(ex, FM_ENOCLUSTER)
         return
     learn_view(ex, &v, &probe)
-    ep = lb_pick(&w.snap, c, &v, &w.rng, ex.last_cell if how == AS_TRY else SNAP_NONE)
+    if how == AS_TRY and not ex.plan.flags & AF_RETRY_SAME:
+        v.ntried = ex.ntried
+    ep = lb_pick(&w.snap, c, &v, &w.rng)
     if ep == NULL:
         exchange_answer(ex, FM_ENOHEALTHY)
         return

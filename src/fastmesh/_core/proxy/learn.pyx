@@ -121,3 +121,5 @@ cdef void learn_view(const Exchange *ex, LbView *v, bint *probe) noexcept nogil:
     v.keyed = (ex.flags & XF_HASHED) != 0
     v.panic = False
     v.probe = probe
+    v.tried = &ex.tried[0]
+    v.ntried = 0
