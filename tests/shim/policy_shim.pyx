@@ -1,5 +1,5 @@
 """Runs policy/* over a frozen snapshot (shm_shim.Frozen): a request in, the decision out, all as Python values."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -7,13 +7,15 @@ from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_full, regex_new
 from fastmesh._core.base.sys cimport fm_clock_ns
 from fastmesh._core.policy.lb cimport LB_AHEAD, LbView, lb_pick, rng_next
 from fastmesh._core.policy.lb_ewma cimport ewma_cost, ewma_observe
+from fastmesh._core.policy.lb_level cimport LevelShares, level_shares
 from fastmesh._core.policy.outlier cimport outlier_observe, outlier_release
 from fastmesh._core.policy.ratelimit cimport RATE_PROBES, RateState, ratelimit_give_back, ratelimit_key, ratelimit_take
 from fastmesh._core.policy.router cimport RouteMatch, router_load, router_match
 from fastmesh._core.proto.msg cimport HF_DROP, MF_ABSOLUTE, MF_HTTPS, MSG_MAX_HEADERS, Msg, hdr_id
-from fastmesh._core.shm.cells cimport EpRow
+from fastmesh._core.shm.cells cimport HE_UNHEALTHY, EpRow
 from fastmesh._core.shm.layout cimport BUCKETS, CL_CELLS, EP_CELLS
-from fastmesh._core.shm.snapshot cimport SNAP_NONE, Snap, SnapCluster, SnapEndpoint, SnapLimit, SnapStr, fnv64, snap_cluster, snap_open
+from fastmesh._core.shm.snapshot cimport (
+    SNAP_MAX_LEVELS, SNAP_NONE, Snap, SnapCluster, SnapEndpoint, SnapLevel, SnapLimit, SnapStr, fnv64, snap_cluster, snap_open)
 from shim.shm_shim cimport Frozen, WorkerView
 
 
@@ -110,6 +112,7 @@ cdef class Balancer:
     cdef LbView view
     cdef bint probe
     cdef uint32_t tried[64]
+    cdef LevelShares shares[CL_CELLS]
 
     def __cinit__(self, Frozen frozen, WorkerView worker, uint64_t seed=1):
         self.frozen = frozen
@@ -127,6 +130,8 @@ cdef class Balancer:
         self.view.clusters = worker.m.cluster_cells
         self.view.probe = &self.probe
         self.view.tried = self.tried
+        memset(self.shares, 0, sizeof(self.shares))
+        self.view.shares = self.shares
 
     def cells(self, name):
         """{endpoint text: cell} of a cluster."""
@@ -135,7 +140,7 @@ cdef class Balancer:
         cdef const SnapEndpoint *e = <const SnapEndpoint *>(self.s.base + k.endpoints.off)
         return {text(&self.s, e[i].text): e[i].cell for i in range(k.endpoints.n)}
 
-    def pick(self, name, int n=1, *, tried=(), now=1, hold=False, key=None):
+    def pick(self, name, int n=1, *, tried=(), remote=0, now=1, hold=False, key=None):
         """The endpoints that n requests get; hold=True leaves each request in flight; key: the hash that they are told apart by;
         tried: the cells of earlier attempts, the last one first."""
         cdef bytes raw = name.encode()
@@ -144,6 +149,7 @@ cdef class Balancer:
         self.view.now_ns = now
         self.view.keyed = key is not None
         self.view.key = key or 0
+        self.view.remote = remote
         self.view.ntried = len(tried)
         for i, cell in enumerate(tried):
             self.tried[i] = cell
@@ -223,6 +229,17 @@ cdef class Balancer:
     def is_new(self, uint32_t cell):
         return self.view.cells[cell].since_ns != 0
 
+    def out(self, name, uint32_t n):
+        """So many of the cluster's endpoints are counted as ejected."""
+        cdef bytes raw = name.encode()
+        self.worker.m.cluster_cells[snap_cluster(&self.s, fnv64(raw, len(raw))).cell].ejected = n
+
+    def sick(self, name, uint32_t cell):
+        """Health checks have found one of the cluster's endpoints unhealthy."""
+        cdef bytes raw = name.encode()
+        self.view.cells[cell].health = HE_UNHEALTHY
+        self.worker.m.cluster_cells[snap_cluster(&self.s, fnv64(raw, len(raw))).cell].unhealthy += 1
+
     def table(self, name):
         """The words of a cluster's hash table."""
         cdef bytes raw = name.encode()
@@ -284,6 +301,18 @@ cdef class Limiter:
         for i in range(RATE_PROBES):
             if self.worker.m.buckets[at + i].key == key:
                 self.worker.m.buckets[at + i].full_ns = full_ns
+
+
+def shares(levels):
+    """level_shares of (endpoints, usable ones, share) each: how much each gets, and how much they can take."""
+    cdef SnapLevel l[SNAP_MAX_LEVELS]
+    cdef uint32_t well[SNAP_MAX_LEVELS]
+    cdef uint16_t upto[SNAP_MAX_LEVELS]
+    memset(l, 0, sizeof(l))
+    for i, (n, usable, share) in enumerate(levels):
+        l[i].n, l[i].share, well[i] = n, share, usable
+    available = level_shares(l, len(levels), well, upto)
+    return [upto[i] - (upto[i - 1] if i else 0) for i in range(len(levels))], available
 
 
 cdef bytes s_bytes(const Snap *s, SnapStr v):

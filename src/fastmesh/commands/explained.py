@@ -298,7 +298,13 @@ def health_text(checks: Part | None, cluster: Part) -> str | list[str]:
 
 
 def levels_text(levels: list[Part], cluster: Part) -> str:
-    return f"endpoints of {len(levels)} levels, the nearest first" if levels else ""
+    if not levels:
+        return ""
+    sizes = ", ".join(str(level["endpoints"]) for level in levels)
+    if levels[0]["share"]:
+        shares = ", ".join(f"{level['share']} %" for level in levels)
+        return f"{sizes} endpoints, which get {shares}"
+    return f"{sizes} endpoints, the nearest first"
 
 
 def nothing(value: Any, part: Part) -> str:

@@ -27,9 +27,10 @@ def is_prime(n: int) -> bool:
     return n > 1 and all(n % d for d in range(2, int(n**0.5) + 1))
 
 
-def pack_balance(packer: Packer, index: int, cluster: ir.Cluster, path: str) -> None:
-    """All that load balancing of a cluster needs besides its algorithm."""
-    pack_hash(packer, index, cluster, path)
+def pack_balance(packer: Packer, index: int, cluster: ir.Cluster, path: str, *, parted: bool = False) -> None:
+    """All that load balancing of a cluster needs besides its algorithm. `parted`: into levels, which have the
+    tables of hashing."""
+    pack_hash(packer, index, cluster, path, parted)
     decay = uint(cluster.get("decay_ms", DECAY_MS), f"{path}.decay_ms", MAX_DECAY_MS, 1)
     at = f"{path}.warm"
     none: ir.Warm = {"ms": 0}
@@ -49,7 +50,18 @@ def pack_balance(packer: Packer, index: int, cluster: ir.Cluster, path: str) -> 
     )
 
 
-def pack_hash(packer: Packer, index: int, cluster: ir.Cluster, path: str) -> None:
+def table_size(cluster: ir.Cluster, path: str) -> int:
+    """Least points of the ring, or slots of Maglev's table; 0: the cluster has none."""
+    lb, made, path = cluster.get("lb", ""), cluster.get("hash"), f"{path}.hash.size"
+    if made is None:
+        return 0
+    size = uint(made.get("size", RING_SIZE if lb == "RING_HASH" else TABLE_SIZE), path, MAX_TABLE, 1)
+    if lb == "MAGLEV" and not is_prime(size):
+        raise refuse(path, f"{size} is no prime")
+    return size
+
+
+def pack_hash(packer: Packer, index: int, cluster: ir.Cluster, path: str, parted: bool) -> None:
     """The part of a cluster that RING_HASH and MAGLEV need."""
     lb, made = cluster.get("lb", ""), cluster.get("hash")
     if (lb in HASHING) != (made is not None):
@@ -62,10 +74,7 @@ def pack_hash(packer: Packer, index: int, cluster: ir.Cluster, path: str) -> Non
         raise refuse(f"{path}.name", f"{name!r} is no name of a cookie")
     if len(name) > MAX_NAME or (made["on"] != "source") != bool(name):
         raise refuse(f"{path}.name", "missing, of no use, or too long")
-    size = made.get("size", RING_SIZE if lb == "RING_HASH" else TABLE_SIZE)
-    size = uint(size, f"{path}.size", MAX_TABLE, 1)
-    if lb == "MAGLEV" and not is_prime(size):
-        raise refuse(f"{path}.size", f"{size} is no prime")
+    size = 0 if parted else table_size(cluster, path.removesuffix(".hash"))
     cookie_path = target_part(made.get("path", ""), f"{path}.path")
     if len(cookie_path) > MAX_VALUE or ";" in cookie_path:
         raise refuse(f"{path}.path", "too long, or with a semicolon")

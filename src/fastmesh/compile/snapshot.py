@@ -12,6 +12,7 @@ from fastmesh._core.shm.pack import NONE, Packer, fnv1a
 from fastmesh.compile.balance import pack_balance
 from fastmesh.compile.cells import CellMap
 from fastmesh.compile.health import pack_health
+from fastmesh.compile.locality import pack_levels
 from fastmesh.compile.outlier import pack_outlier
 from fastmesh.compile.packing import choose, refuse, run, uint
 from fastmesh.compile.tables import MAX_TOTAL, MAX_WEIGHT, TablePacker
@@ -89,10 +90,13 @@ def pack_tls(packer: Packer, tls: ir.TlsContext, path: str) -> int:
     )
 
 
-def pack_endpoints(packer: Packer, cluster: ir.Cluster, cells: CellMap, path: str) -> list[int]:
-    made, total = [], 0
+def pack_endpoints(
+    packer: Packer, cluster: ir.Cluster, cells: CellMap, path: str
+) -> tuple[list[int], list[int]]:
+    """The endpoints that were packed, nearest first, and the level of each."""
+    made, levels, total = [], [], 0
     seen: set[str] = set()
-    for i, endpoint in enumerate(cluster["endpoints"]):
+    for i, endpoint in sorted(enumerate(cluster["endpoints"]), key=lambda pair: pair[1].get("level", 0)):
         at = f"{path}.endpoints[{i}]"
         family, raw = address_bytes(endpoint["address"], f"{at}.address")
         port = uint(endpoint["port"], f"{at}.port", 65535, 1)
@@ -107,6 +111,7 @@ def pack_endpoints(packer: Packer, cluster: ir.Cluster, cells: CellMap, path: st
         total += weight
         if total > MAX_TOTAL:
             raise refuse(path, f"weights add up to more than {MAX_TOTAL}")
+        levels.append(endpoint.get("level", 0))
         cell, tag = cells.take(cluster["name"], text, at)
         made.append(
             packer.endpoint(
@@ -121,7 +126,7 @@ def pack_endpoints(packer: Packer, cluster: ir.Cluster, cells: CellMap, path: st
                 tag=tag,
             )
         )
-    return made
+    return made, levels
 
 
 def trust_of(tls: ir.TlsContext) -> int:
@@ -150,11 +155,12 @@ def pack_cluster(
         policy = fnv1a(repr((name, trust[name], sni, sorted(sans), flags)).encode())
     elif any(endpoint.get("tls") for endpoint in cluster["endpoints"]):
         raise refuse(f"{path}.tls", "missing, but an endpoint wants TLS")
+    endpoints, levels = pack_endpoints(packer, cluster, cells, path)
     index = packer.cluster(
         cluster["name"],
         cell=cells.cluster(cluster["name"], path),
         service=cluster.get("service", ""),
-        endpoints=run(pack_endpoints(packer, cluster, cells, path)),
+        endpoints=run(endpoints),
         lb=choose(LB, cluster.get("lb", "LEAST_REQUEST"), f"{path}.lb"),
         flags=flags | choose(PROTOCOL, cluster.get("protocol", "http1"), f"{path}.protocol"),
         **{
@@ -184,7 +190,8 @@ def pack_cluster(
                 for name in ("time_s", "interval_s", "probes")
             },
         )
-    pack_balance(packer, index, cluster, path)
+    pack_balance(packer, index, cluster, path, parted=len(set(levels)) > 1)
+    pack_levels(packer, index, cluster, levels, path)
     pack_outlier(packer, index, cluster, path)
     pack_health(packer, index, cluster, path)
     return index

@@ -7,7 +7,7 @@ pay for `typing`.
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 Balancing = Literal["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "PEAK_EWMA", "RING_HASH", "MAGLEV"]
 Op = Literal["exact", "prefix", "suffix", "regex", "present", "path_prefix"]
@@ -179,6 +179,9 @@ class Endpoint(TypedDict):
     workload: NotRequired[str]
     namespace: NotRequired[str]
     version: NotRequired[str]
+    locality: NotRequired[str]  # region/zone/subzone
+    labels: NotRequired[dict[str, str]]  # those that the cluster's locality goes by
+    level: NotRequired[int]  # 0: as every endpoint of a cluster without levels
 
 
 class ClusterTls(TypedDict):
@@ -194,6 +197,15 @@ class Keepalive(TypedDict, total=False):
     time_s: int
     interval_s: int
     probes: int
+
+
+class Locality(TypedDict, total=False):
+    """How endpoints get levels by where they are and who asks (compile/locality.py). No key: by region,
+    zone and subzone."""
+
+    failover: dict[str, str]  # region -> the one that stands in for it
+    priority: list[str]  # labels: the more of them are the client's, from the first on, the nearer
+    distribute: list[list[Any]]  # [place of the client, [[place, percent], ...]]
 
 
 class Hash(TypedDict):
@@ -271,6 +283,9 @@ class Cluster(TypedDict):
     decay_ms: NotRequired[int]  # with PEAK_EWMA: 10000
     outlier: NotRequired[OutlierDetection]  # without it nothing is ejected
     health: NotRequired[HealthCheck]  # without it no endpoint is checked
+    locality: NotRequired[Locality]  # without it all endpoints are one level
+    # Percent of the requests for each level; without: the nearest gets what it can take.
+    shares: NotRequired[list[int]]
     hash: NotRequired[Hash]  # with RING_HASH and MAGLEV, and only with them
     warm: NotRequired[Warm]
     connect_timeout_ms: NotRequired[int]  # 10000 (Istio)

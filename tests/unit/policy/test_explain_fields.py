@@ -43,6 +43,7 @@ NOT_SHOWN = {
     "SnapEndpoint": {"family", "port", "addr", "upto", "tag", "reserved"},
     "SnapCond": {"hid", "regex"},
     "SnapMirror": set(),
+    "SnapLevel": {"rr_stride", "hash_table", "reserved"},
 }
 VARIABLE = {
     "SnapRoute": "r",
@@ -52,6 +53,7 @@ VARIABLE = {
     "SnapEndpoint": "e",
     "SnapCond": "c",
     "SnapMirror": r"m\[i\]",
+    "SnapLevel": r"lv\[i\]",
 }
 
 

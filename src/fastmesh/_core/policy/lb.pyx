@@ -1,5 +1,5 @@
 """Which endpoint of a cluster gets a request (L2). Owns the ways to choose (lb_hash: tables of hashing, lb_ewma: what an endpoint costs,
-lb_warm: the share of a new one); reads snapshot and cells, counts only in v.rr.
+lb_level: shares of levels, lb_warm: the share of a new one); reads snapshot and cells, writes only v.rr and v.shares.
 
 The common case looks at one endpoint's cell (ROUND_ROBIN, RANDOM, hashing) or two (LEAST_REQUEST, PEAK_EWMA). Only when the choice falls on
 one that is ejected or to be avoided are all looked at (hashing: the next ones on the key's way first), and the request goes to one of the
@@ -7,6 +7,8 @@ others by weight, so that no neighbour takes it all.
 
 In a large cluster a random choice falls on memory that no cache holds: two or three fetches one after the other, some 150 ns. What the
 next request will draw is known, though, when each cluster has a generator of its own, so this one sends for it and does not wait.
+
+A cluster with levels is chosen from as if the level were the cluster.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -15,11 +17,14 @@ from fastmesh._core.policy.health cimport health_out
 from fastmesh._core.policy.lb cimport LbView, rng_next
 from fastmesh._core.policy.lb_ewma cimport ewma_cost
 from fastmesh._core.policy.lb_hash cimport HashWalk, hash_begin, hash_next
+from fastmesh._core.policy.lb_level cimport LEVEL_FRESH_EACH_NS, LEVEL_FRESH_NS, LevelShares, level_at, level_shares
 from fastmesh._core.policy.lb_warm cimport WARM_TRIES, WARM_WHOLE, warm_share
 from fastmesh._core.policy.outlier cimport outlier_claim
 from fastmesh._core.shm.cells cimport HE_UNHEALTHY
+from fastmesh._core.shm.hashtab cimport mix64
 from fastmesh._core.shm.snapshot cimport (
-    CL_EQUAL, HK_NONE, LB_LEAST_REQUEST, LB_PEAK_EWMA, LB_RING_HASH, LB_ROUND_ROBIN, OF_ON, Snap, SnapCluster, SnapEndpoint)
+    CL_EQUAL, HK_NONE, LB_LEAST_REQUEST, LB_PEAK_EWMA, LB_RING_HASH, LB_ROUND_ROBIN, OF_ON, SNAP_MAX_LEVELS, Snap, SnapCluster, SnapEndpoint,
+    SnapLevel)
 
 cdef extern from *:
     """
@@ -222,15 +227,15 @@ cdef bint panic(const Snap *s, const SnapCluster *c, const LbView *v) noexcept n
     return few(c, <uint64_t>ejected + unhealthy)
 
 
-cdef const SnapEndpoint *watched(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng) noexcept nogil:
+cdef const SnapEndpoint *watched(const Snap *s, const SnapCluster *c, LbView *v, uint64_t *rng) noexcept nogil:
     """The choice in a cluster with outlier detection."""
-    cdef LbView all = v[0]
     cdef const SnapEndpoint *found
     cdef uint64_t until
     cdef uint32_t i
-    all.panic = c.panic_percent != 0 and panic(s, c, v)
+    if c.panic_percent and not v.panic:
+        v.panic = panic(s, c, v)
     for i in range(c.endpoints.n + 1):
-        found = choose(s, c, &all, rng)
+        found = choose(s, c, v, rng)
         if found == NULL:
             return NULL
         until = fm_load_relaxed(&v.cells[found.cell].ejected_until_ns)
@@ -239,7 +244,7 @@ cdef const SnapEndpoint *watched(const Snap *s, const SnapCluster *c, const LbVi
         if outlier_claim(c, &v.cells[found.cell], v.self_row, v.now_ns):
             v.probe[0] = True
             return found
-        if all.panic:
+        if v.panic:
             return found
         # another worker has just taken the probe, or ejected it: choose among the rest
     return NULL
@@ -274,9 +279,124 @@ cdef void fetch_ahead(const Snap *s, const SnapCluster *c, const LbView *v, uint
         fm_fetch(e + (k + 1 if k >= i else k))
 
 
-cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, const LbView *v, uint64_t *rng) noexcept nogil:
+# ---- levels ----------------------------------------------------------------------------------------------------------------------------
+
+cdef void count(const Snap *s, const SnapCluster *c, const LbView *v, LevelShares *k, uint32_t out) noexcept nogil:
+    cdef const SnapLevel *l = <const SnapLevel *>(s.base + c.levels.off)
+    cdef const SnapEndpoint *e = <const SnapEndpoint *>(s.base + c.endpoints.off)
+    cdef uint32_t well[SNAP_MAX_LEVELS]
+    cdef uint32_t i, place
+    for i in range(c.levels.n):
+        well[i] = 0
+        for place in range(l[i].first, l[i].first + l[i].n):
+            if not ejected(v, &e[place]):
+                well[i] += 1
+    k.available = level_shares(l, c.levels.n, well, k.upto)
+    k.generation = <uint32_t>s.generation
+    k.out = out
+    k.until_ns = v.now_ns + LEVEL_FRESH_NS + <uint64_t>LEVEL_FRESH_EACH_NS * c.endpoints.n
+
+
+cdef uint32_t by_total(const SnapLevel *l, uint32_t n, uint32_t place) noexcept nogil:
+    """The level whose share of the cluster's total weight this place is."""
+    cdef uint32_t i = 0
+    while i + 1 < n and place >= l[i].total_weight:
+        place -= l[i].total_weight
+        i += 1
+    return i
+
+
+cdef uint32_t by_percent(const SnapLevel *l, uint32_t n, uint64_t *dice) noexcept nogil:
+    """... of the shares that config gives."""
+    cdef uint32_t sum = 0
+    cdef uint32_t i
+    cdef uint32_t place
+    for i in range(n):
+        sum += l[i].share
+    place = below(dice, sum)
+    i = 0
+    while i + 1 < n and place >= l[i].share:
+        place -= l[i].share
+        i += 1
+    return i
+
+
+cdef uint32_t level_of(const Snap *s, const SnapCluster *c, LbView *v, uint64_t *rng) noexcept nogil:
+    """The level that a request goes to; v.panic is set where ejections do not count."""
+    cdef const SnapLevel *l = <const SnapLevel *>(s.base + c.levels.off)
+    cdef LevelShares *k = &v.shares[c.cell]
+    cdef uint32_t out = fm_load_relaxed32(&v.clusters[c.cell].ejected) + fm_load_relaxed32(&v.clusters[c.cell].unhealthy)
+    cdef uint32_t n = c.levels.n
+    # a key goes to the same level as long as shares are the same
+    cdef uint64_t own = mix64(v.key ^ <uint64_t>0x9e3779b97f4a7c15) | 1
+    cdef uint64_t *dice = &own if v.keyed and c.lb >= LB_RING_HASH else rng
+    if out == 0:
+        return by_percent(l, n, dice) if l[0].share else 0
+    if k.out != out or k.generation != <uint32_t>s.generation or k.until_ns <= v.now_ns:
+        count(s, c, v, k, out)
+    # as in Envoy: as long as the other levels can take everything there is no reason to panic
+    if k.available < 100 and c.panic_percent != 0 and panic(s, c, v):
+        v.panic = True
+        return by_total(l, n, below(dice, c.total_weight))
+    return level_at(k.upto, n, below(dice, k.upto[n - 1])) if k.upto[n - 1] else 0
+
+
+cdef bint offers(const Snap *s, const SnapCluster *part, const LbView *v, uint32_t skip) noexcept nogil:
+    """Whether a level has an endpoint that can be used and is none of the last `skip` that were tried."""
+    cdef const SnapEndpoint *e = <const SnapEndpoint *>(s.base + part.endpoints.off)
+    cdef uint32_t i
+    for i in range(part.endpoints.n):
+        if not tried(v, &e[i], skip) and not ejected(v, &e[i]):
+            return True
+    return False
+
+
+cdef const SnapEndpoint *within(const Snap *s, const SnapCluster *c, LbView *v, uint64_t *rng, uint32_t at,
+                                uint32_t skip) noexcept nogil:
+    """The choice in the first level from `at` on that has one (from behind the last one on: the nearest). With `skip`: that offers one
+    other than the last so many that were tried."""
+    cdef const SnapLevel *l = <const SnapLevel *>(s.base + c.levels.off)
+    cdef const SnapEndpoint *found
+    cdef SnapCluster part = c[0]
+    cdef uint32_t i
+    part.panic_percent = 0         # it is decided, and not by the level alone
+    for i in range(c.levels.n):
+        part.endpoints.off = c.endpoints.off + l[at].first * <uint32_t>sizeof(SnapEndpoint)
+        part.endpoints.n = l[at].n
+        part.total_weight = l[at].total_weight
+        part.rr_stride = l[at].rr_stride
+        part.hash_table = l[at].hash_table
+        if skip == 0 or offers(s, &part, v, skip):
+            found = watched(s, &part, v, rng) if c.outlier.flags & OF_ON else choose(s, &part, v, rng)
+            if found != NULL:
+                return found
+        at = at + 1 if at + 1 < c.levels.n else 0
+    return NULL
+
+
+cdef const SnapEndpoint *by_level(const Snap *s, const SnapCluster *c, LbView *v, uint64_t *rng) noexcept nogil:
+    cdef const SnapLevel *l = <const SnapLevel *>(s.base + c.levels.off)
+    cdef const SnapEndpoint *found = NULL
+    cdef uint32_t at = level_of(s, c, v, rng)
+    cdef uint32_t least
+    if v.remote:
+        # as Envoy's previous_priorities with the frequency that Istio gives it: two attempts in each level
+        least = v.remote / 2 % c.levels.n
+        if l[0].share == 0 and at < least:
+            at = least
+        if v.ntried:
+            found = within(s, c, v, rng, at, v.ntried)
+            if found == NULL:
+                found = within(s, c, v, rng, at, 1)
+    return found if found != NULL else within(s, c, v, rng, at, 0)
+
+
+cdef const SnapEndpoint *lb_pick(const Snap *s, const SnapCluster *c, LbView *v, uint64_t *rng) noexcept nogil:
     cdef const SnapEndpoint *found
     cdef bint large = c.endpoints.n >= LB_AHEAD and v.dice != NULL
+    v.panic = False
+    if c.levels.n:
+        return by_level(s, c, v, rng)
     if large:
         if v.dice[c.cell] == 0:
             v.dice[c.cell] = rng_next(rng) | 1

@@ -12,6 +12,7 @@ from fastmesh._core.net.conn cimport Conn, ConnOps
 from fastmesh._core.net.reactor cimport Reactor, Source, Task
 from fastmesh._core.net.sock cimport Addr
 from fastmesh._core.net.tls_ctx cimport TlsCtx
+from fastmesh._core.policy.lb_level cimport LevelShares
 from fastmesh._core.proto.h1_body cimport H1Body
 from fastmesh._core.proto.h2_stream cimport H2, H2Ops, H2Stream
 from fastmesh._core.proto.msg cimport Hdr, Msg
@@ -89,6 +90,7 @@ cdef struct Worker:
     uint32_t npools              # above this index none has been used yet
     uint32_t *rr                 # [EP_CELLS]
     uint64_t *dice               # [CL_CELLS]: LbView.dice
+    LevelShares *shares          # [CL_CELLS]
     Pool exchanges
     Pool downs                   # H1s
     Pool h2_downs                # H2s

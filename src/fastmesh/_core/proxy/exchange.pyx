@@ -33,9 +33,8 @@ from fastmesh._core.proxy.respond cimport (
     RE_OVERLOAD, RE_UP_RST, RE_UP_TLS, respond_error)
 from fastmesh._core.proxy.upstream cimport upstream_acquire
 from fastmesh._core.shm.snapshot cimport (
-    AF_RETRY_SAME, L_GATEWAY, L_INBOUND, RO_5XX, RO_CONNECT_FAILURE, RO_GATEWAY_ERROR, RO_REFUSED_STREAM, RO_RESET,
-    RO_RESET_BEFORE_REQUEST, SNAP_NONE,
-    SnapCluster, SnapEndpoint, snap_cluster)
+    AF_RETRY_ANYWHERE, AF_RETRY_SAME, L_GATEWAY, L_INBOUND, RO_5XX, RO_CONNECT_FAILURE, RO_GATEWAY_ERROR, RO_REFUSED_STREAM,
+    RO_RESET, RO_RESET_BEFORE_REQUEST, SNAP_NONE, SnapCluster, SnapEndpoint, snap_cluster)
 from fastmesh._core.shm.stats cimport (
     DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_SI, RF_UC, RF_UO, RF_UPE, RF_UR, RF_URX, RF_UT, ST_MIRROR_FAILED, ST_POOL_FULL, ST_RQ_BAD,
     ST_RQ_DC, ST_RQ_RETRY, ST_RQ_RETRY_OVERFLOW, ST_RQ_RETRY_REUSED, ST_RQ_TIMEOUT, ST_RQ_UPGRADE, ST_RQ_UPSTREAM_TRUNCATED, stat_inc)
@@ -188,8 +187,9 @@ cdef void pick(Exchange *ex, Msg *m, int how) noexcept nogil:
         exchange_answer(ex, FM_ENOCLUSTER)
         return
     learn_view(ex, &v, &probe)
-    if how == AS_TRY and not ex.plan.flags & AF_RETRY_SAME:
-        v.ntried = ex.ntried
+    if how == AS_TRY:
+        v.ntried = 0 if ex.plan.flags & AF_RETRY_SAME else ex.ntried
+        v.remote = ex.tries if ex.plan.flags & AF_RETRY_ANYWHERE else 0
     ep = lb_pick(&w.snap, c, &v, &w.rng)
     if ep == NULL:
         exchange_answer(ex, FM_ENOHEALTHY)

@@ -174,7 +174,7 @@ cdef dict cluster_dict(const Snap *s, const SnapCluster *c):
             "max_retries": c.max_retries, "budget_ppm": c.budget_ppm, "budget_least": c.budget_least,
         },
         "outlier_detection": outlier_dict(c), "health_checks": health_dict(s, c),
-        "levels": [{"first": lv[i].first, "endpoints": lv[i].n, "weight": lv[i].total_weight} for i in range(c.levels.n)],
+        "levels": [{"first": lv[i].first, "endpoints": lv[i].n, "weight": lv[i].total_weight, "share": lv[i].share} for i in range(c.levels.n)],
         "endpoints": [endpoint_dict(s, &e[i]) for i in range(c.endpoints.n)],
     }
 
@@ -344,6 +344,7 @@ cdef class Stage:
         cdef SnapDest *d = <SnapDest *>(self.raw + a.dests.off)
         cdef const SnapCluster *c = <const SnapCluster *>first(&self.s, self.s.h.clusters)
         cdef HashWalk walk
+        cdef SnapCluster part
         cdef uint32_t i, k, place
         weights = [d[i].weight for i in range(a.dests.n)]
         made = []
@@ -365,7 +366,10 @@ cdef class Stage:
             for k in range(a.dests.n):
                 d[k].weight = weights[k]
             if dest.get("hash_key") is not None and dest["cluster"]["endpoints"]:
-                hash_begin(&walk, &self.s, &c[d[i].cluster], dest["hash_key"])
+                part = c[d[i].cluster]
+                if part.levels.n:  # each has a table of its own: that of the nearest one
+                    part.hash_table = (<const SnapLevel *>first(&self.s, part.levels)).hash_table
+                hash_begin(&walk, &self.s, &part, dest["hash_key"])
                 if hash_next(&walk, &place):
                     dest["hash_endpoint"] = dest["cluster"]["endpoints"][place]["address"]
         return made

@@ -119,7 +119,8 @@ cdef void learn_view(const Exchange *ex, LbView *v, bint *probe) noexcept nogil:
     v.dice = ex.w.dice
     v.key = ex.hash_key
     v.keyed = (ex.flags & XF_HASHED) != 0
-    v.panic = False
     v.probe = probe
     v.tried = &ex.tried[0]
     v.ntried = 0
+    v.remote = 0
+    v.shares = ex.w.shares

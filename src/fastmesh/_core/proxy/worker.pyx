@@ -17,6 +17,7 @@ from fastmesh._core.net.conn cimport Conn, conn_reap
 from fastmesh._core.net.reactor cimport Reactor, Source, reactor_add, reactor_del, reactor_forget_tasks, reactor_init, reactor_run, reactor_task
 from fastmesh._core.net.sock cimport Addr, sock_accept
 from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsSpec, tls_ctx_key, tls_ctx_new, tls_ctx_ref, tls_ctx_unref
+from fastmesh._core.policy.lb_level cimport LevelShares
 from fastmesh._core.policy.router cimport router_commit, router_prepare
 from fastmesh._core.proto.h2_stream cimport H2_ARENA, H2Stream
 from fastmesh._core.proxy.ctx cimport (
@@ -391,7 +392,8 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
     w.rr = <uint32_t *>calloc(EP_CELLS, sizeof(uint32_t))
     w.dice = <uint64_t *>calloc(CL_CELLS, sizeof(uint64_t))
     w.checked = <uint32_t *>calloc(CL_CELLS, sizeof(uint32_t))
-    if w.hbuf == NULL or w.arena == NULL or w.pools == NULL or w.rr == NULL or w.dice == NULL or w.checked == NULL or (
+    w.shares = <LevelShares *>calloc(CL_CELLS, sizeof(LevelShares))
+    if w.hbuf == NULL or w.arena == NULL or w.pools == NULL or w.rr == NULL or w.dice == NULL or w.checked == NULL or w.shares == NULL or (
             segment_map(segment, slot, &w.seg) != FM_OK):
         raise MemoryError
     pool_init(&w.exchanges, sizeof(Exchange), w.opt.max_exchanges + SHED_SPARE)

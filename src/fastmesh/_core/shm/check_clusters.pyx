@@ -6,31 +6,43 @@ from fastmesh._core.shm.check cimport Check, fault, name_ok, str_ok, token_ok, w
 from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS
 from fastmesh._core.shm.snapshot cimport (
     CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_KEEPALIVE, CL_VERIFY_SAN, EP_TLS, HASH_COOKIE, HASH_NONE, HASH_QUERY, HK_HTTP, HK_NONE, HK_TCP,
-    LB_MAGLEV, LB_PEAK_EWMA, LB_RING_HASH, MILLION, OF_ON, OF_SPLIT, SNAP_MAX_HOST, SNAP_MAX_NAME, SNAP_MAX_TOTAL, SNAP_MAX_WEIGHT, SNAP_NONE,
-    SnapCluster, SnapEndpoint, SnapHealth, SnapStr, fnv64)
+    LB_MAGLEV, LB_PEAK_EWMA, LB_RING_HASH, MILLION, OF_ON, OF_SPLIT, SNAP_MAX_HOST, SNAP_MAX_LEVELS, SNAP_MAX_NAME, SNAP_MAX_TOTAL,
+    SNAP_MAX_WEIGHT, SNAP_NONE, SnapArr, SnapCluster, SnapEndpoint, SnapHealth, SnapLevel, SnapStr, fnv64)
 
 cdef enum:
     PORT_DIGITS = 6              # behind a host: ":65535"
 
 
-cdef int check_hash(Check *c, const SnapCluster *k, uint32_t index) noexcept nogil:
-    cdef const uint32_t *table = <const uint32_t *>(c.base + k.hash_table.off)
+cdef int check_table(Check *c, const SnapCluster *k, SnapArr t, uint32_t endpoints, uint32_t index) noexcept nogil:
+    cdef const uint32_t *table
     cdef uint32_t first = 0
     cdef uint32_t i
+    if not within(c.h.u32s, sizeof(uint32_t), t):
+        return fault(c, b"clusters", index, b"hash table out of bounds")
+    table = <const uint32_t *>(c.base + t.off)
     if k.lb < LB_RING_HASH:
-        return FM_OK if k.hash_table.n == 0 else fault(c, b"clusters", index, b"a hash table of no use")
-    if k.endpoints.n and k.hash_table.n == 0:
+        return FM_OK if t.n == 0 else fault(c, b"clusters", index, b"a hash table of no use")
+    if endpoints and t.n == 0:
         return fault(c, b"clusters", index, b"no hash table")
     if k.lb == LB_RING_HASH:
-        first = k.hash_table.n / 2
-        if k.hash_table.n % 2:
+        first = t.n / 2
+        if t.n % 2:
             return fault(c, b"clusters", index, b"a ring whose points and places differ in number")
         for i in range(1, first):
             if table[i] < table[i - 1]:
                 return fault(c, b"clusters", index, b"a ring out of order")
-    for i in range(first, k.hash_table.n):
-        if table[i] >= k.endpoints.n:
+    for i in range(first, t.n):
+        if table[i] >= endpoints:
             return fault(c, b"clusters", index, b"a hash table with a place that no endpoint has")
+    return FM_OK
+
+
+cdef int check_hash(Check *c, const SnapCluster *k, uint32_t index) noexcept nogil:
+    cdef uint32_t i
+    # with levels each has its own
+    cdef int rc = check_table(c, k, k.hash_table, 0 if k.levels.n else k.endpoints.n, index)
+    if rc != FM_OK or k.lb < LB_RING_HASH:
+        return rc
     if k.hash_on == HASH_COOKIE or k.hash_path.n:
         if not name_ok(c, k.hash_name) or not token_ok(c, k.hash_path):
             return fault(c, b"clusters", index, b"not a valid cookie")
@@ -62,9 +74,52 @@ cdef int check_health(Check *c, const SnapHealth *h, uint32_t index) noexcept no
     return FM_OK
 
 
+cdef int check_weights(Check *c, const SnapCluster *k, uint32_t index, uint32_t first, uint32_t n, uint32_t total,
+                       uint32_t stride) noexcept nogil:
+    """Of a cluster or a level: endpoints [first, first + n)."""
+    cdef const SnapEndpoint *e = <const SnapEndpoint *>(c.base + k.endpoints.off) + first
+    cdef uint64_t sum = 0
+    cdef uint32_t i
+    for i in range(n):
+        sum += e[i].weight         # each was checked before: no overflow
+        if e[i].upto != sum:
+            return fault(c, b"clusters", index, b"weights are not cumulative")
+    if sum != total or sum > SNAP_MAX_TOTAL:
+        return fault(c, b"clusters", index, b"weights do not add up")
+    if sum > 1 and (stride == 0 or stride >= sum):
+        return fault(c, b"clusters", index, b"stride out of range")
+    return FM_OK
+
+
+cdef int check_levels(Check *c, const SnapCluster *k, uint32_t index) noexcept nogil:
+    cdef const SnapLevel *l = <const SnapLevel *>(c.base + k.levels.off)
+    cdef uint64_t sum = 0
+    cdef uint32_t first = 0
+    cdef uint32_t shares = 0
+    cdef uint32_t i
+    cdef int rc
+    if k.levels.n > SNAP_MAX_LEVELS or not within(c.h.levels, sizeof(SnapLevel), k.levels):
+        return fault(c, b"clusters", index, b"levels out of bounds")
+    for i in range(k.levels.n):
+        if l[i].first != first or l[i].n == 0 or l[i].n > k.endpoints.n - first:
+            return fault(c, b"clusters", index, b"a level out of order")
+        shares += l[i].share if l[i].share <= 100 else 101
+        if shares > 100 or (l[i].share == 0) != (l[0].share == 0):
+            return fault(c, b"clusters", index, b"a level's share out of range")
+        rc = check_weights(c, k, index, first, l[i].n, l[i].total_weight, l[i].rr_stride)
+        if rc == FM_OK:
+            rc = check_table(c, k, l[i].hash_table, l[i].n, index)
+        if rc != FM_OK:
+            return rc
+        first += l[i].n
+        sum += l[i].total_weight
+    if first != k.endpoints.n or sum != k.total_weight:
+        return fault(c, b"clusters", index, b"levels do not add up")
+    return FM_OK
+
+
 cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept nogil:
     cdef const SnapEndpoint *e = <const SnapEndpoint *>(c.base + k.endpoints.off)
-    cdef uint64_t sum = 0
     cdef uint32_t i
     cdef int rc
     if not str_ok(c, k.name) or not str_ok(c, k.service) or not str_ok(c, k.sni):
@@ -93,32 +148,27 @@ cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept 
     rc = check_health(c, &k.health, index)
     if rc != FM_OK:
         return rc
-    if k.levels.n or not str_ok(c, k.hash_name) or not str_ok(c, k.hash_path) or not within(c.h.u32s, sizeof(uint32_t), k.hash_table):
-        return fault(c, b"clusters", index, b"levels, strings or hash table out of bounds")
+    if not str_ok(c, k.hash_name) or not str_ok(c, k.hash_path):
+        return fault(c, b"clusters", index, b"string of a hash out of bounds")
     if k.warm_ms and (k.warm_least_percent > 100 or k.warm_aggression_centi < 100):
         return fault(c, b"clusters", index, b"warm-up out of range")
     if (k.lb == LB_PEAK_EWMA) != (k.decay_ms != 0):
         return fault(c, b"clusters", index, b"a decay without use, or none")
-    rc = check_hash(c, k, index)
-    if rc != FM_OK:
-        return rc
     if not within(c.h.strs, sizeof(SnapStr), k.sans):
         return fault(c, b"clusters", index, b"identities out of bounds")
     if not within(c.h.endpoints, sizeof(SnapEndpoint), k.endpoints):
         return fault(c, b"clusters", index, b"endpoints out of bounds")
+    rc = check_hash(c, k, index)
+    if rc != FM_OK:
+        return rc
     for i in range(k.endpoints.n):
-        sum += e[i].weight         # each was checked before: no overflow
-        if e[i].upto != sum:
-            return fault(c, b"clusters", index, b"weights are not cumulative")
         if k.flags & CL_EQUAL and e[i].weight != e[0].weight:
             return fault(c, b"clusters", index, b"weights are not equal")
         if e[i].flags & EP_TLS and k.tls == SNAP_NONE:
             return fault(c, b"clusters", index, b"an endpoint with TLS, but no TLS context")
-    if sum != k.total_weight or sum > SNAP_MAX_TOTAL:
-        return fault(c, b"clusters", index, b"weights do not add up")
-    if sum > 1 and (k.rr_stride == 0 or k.rr_stride >= sum):
-        return fault(c, b"clusters", index, b"stride out of range")
-    return FM_OK
+    if k.levels.n:
+        return check_levels(c, k, index)
+    return check_weights(c, k, index, 0, k.endpoints.n, k.total_weight, k.rr_stride)
 
 
 cdef int check_clusters(Check *c) noexcept nogil:

@@ -40,7 +40,7 @@ cdef void layout_is_as_written() noexcept nogil:
     FM_STATIC_ASSERT(sizeof(SnapDest) == 32)
     FM_STATIC_ASSERT(sizeof(SnapAction) == 192)
     FM_STATIC_ASSERT(sizeof(SnapOutlier) == 64)
-    FM_STATIC_ASSERT(sizeof(SnapLevel) == 16)
+    FM_STATIC_ASSERT(sizeof(SnapLevel) == 32)
     FM_STATIC_ASSERT(sizeof(SnapCluster) == 320)
     FM_STATIC_ASSERT(sizeof(SnapEndpoint) == 64)
     FM_STATIC_ASSERT(sizeof(SnapTls) == 96)

@@ -11,11 +11,11 @@ from libc.string cimport memcpy, memset
 from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_new, regex_rewrite_ok
 from fastmesh._core.shm.hashtab cimport hashtab_make
 from fastmesh._core.shm.sections cimport (
-    V_ACTIONS, V_BLOB, V_CLUSTERS, V_CONDS, V_CORS, V_DESTS, V_ENDPOINTS, V_HDROPS, V_HOSTS, V_LIMITS, V_LISTENERS, V_MIRRORS, V_ORIGINS, V_PATHS, V_ROUTES,
+    V_ACTIONS, V_BLOB, V_CLUSTERS, V_CONDS, V_CORS, V_DESTS, V_ENDPOINTS, V_HDROPS, V_HOSTS, V_LEVELS, V_LIMITS, V_LISTENERS, V_MIRRORS, V_ORIGINS, V_PATHS, V_ROUTES,
     V_TABLES, V_TLS, V_U32S, V_VHOSTS, Sections)
 from fastmesh._core.shm.snapshot cimport (
-    CL_EQUAL, CL_KEEPALIVE, OP_EXACT, OP_PATH_PREFIX, OP_PREFIX, SNAP_MAX_LENGTHS, SNAP_MAX_PATTERN, SNAP_NONE, SnapAction, SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp,
-    SnapHealth, SnapHost, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapPath, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64, host_hash, path_hash)
+    CL_EQUAL, CL_KEEPALIVE, OP_EXACT, OP_PATH_PREFIX, OP_PREFIX, SNAP_MAX_LENGTHS, SNAP_MAX_PATTERN, SNAP_NONE, SnapAction, SnapArr, SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp,
+    SnapHealth, SnapHost, SnapLevel, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapPath, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64, host_hash, path_hash)
 from fastmesh._core.shm.stride cimport rr_stride
 
 NONE = <uint32_t>SNAP_NONE         # no index
@@ -183,25 +183,59 @@ cdef class Packer(Sections):
         k.keepalive_interval_s = interval_s
         k.keepalive_probes = probes
 
-    def cluster_hash(self, index: int, *, on: int, name: str, path: str, ttl_s: int, size: int) -> None:
-        """Consistent hashing of a cluster that was added: `size` is the least number of points of a ring, or Maglev's slots."""
-        cdef SnapCluster *k = self.cluster_at(index)
-        cdef uint32_t words
-        cdef uint32_t *table = hashtab_make(<SnapEndpoint *>(self.v[V_ENDPOINTS].p + k.endpoints.off), k.endpoints.n, self.v[V_BLOB].p,
-                                            k.lb, size, &words)
-        if table == NULL and k.endpoints.n:
+    cdef SnapArr hash_table(self, const SnapEndpoint *e, uint32_t n, int lb, uint32_t size) except *:
+        """The table of a run of endpoints."""
+        cdef SnapArr made
+        cdef uint32_t words = 0
+        cdef uint32_t *table = hashtab_make(e, n, self.v[V_BLOB].p, lb, size, &words)
+        if table == NULL and n:
             raise MemoryError()
-        k.hash_table.off = <uint32_t>self.v[V_U32S].n
-        k.hash_table.n = words
+        made.off = <uint32_t>self.v[V_U32S].n
+        made.n = words
         try:
             if words:
                 memcpy(self.grow(V_U32S, words * sizeof(uint32_t)), table, words * sizeof(uint32_t))
         finally:
             free(table)
+        return made
+
+    def cluster_hash(self, index: int, *, on: int, name: str, path: str, ttl_s: int, size: int) -> None:
+        """Consistent hashing of a cluster that was added: `size` is the least number of points of a ring, or Maglev's slots;
+        0: its levels have the tables."""
+        cdef SnapCluster *k = self.cluster_at(index)
+        if size:
+            k.hash_table = self.hash_table(<SnapEndpoint *>(self.v[V_ENDPOINTS].p + k.endpoints.off), k.endpoints.n, k.lb, size)
         k.hash_name = self.text(name)
         k.hash_path = self.text(path)
         k.hash_on = on
         k.hash_ttl_s = ttl_s
+
+    def cluster_levels(self, index: int, levels: list, hash_size: int = 0) -> None:
+        """Part the endpoints of a cluster that was added into levels, nearest first: (how many, share). With consistent hashing after
+        cluster_hash, whose table the levels' own take the place of; `hash_size` as there."""
+        cdef SnapCluster *k = self.cluster_at(index)
+        cdef SnapLevel l
+        cdef SnapEndpoint *e
+        cdef uint32_t first = 0
+        cdef uint32_t i
+        if sum(n for n, _ in levels) != k.endpoints.n:
+            raise ValueError("levels: they are not of this cluster's endpoints")
+        k.levels.off = <uint32_t>self.v[V_LEVELS].n
+        k.levels.n = <uint32_t>len(levels)
+        for n, share in levels:
+            memset(&l, 0, sizeof(l))
+            l.first = first
+            l.n = n
+            l.share = share
+            e = <SnapEndpoint *>(self.v[V_ENDPOINTS].p + k.endpoints.off) + first
+            for i in range(l.n):
+                l.total_weight += e[i].weight
+                e[i].upto = l.total_weight
+            l.rr_stride = rr_stride(l.total_weight)
+            if hash_size:
+                l.hash_table = self.hash_table(e, l.n, k.lb, hash_size)
+            first += l.n
+            (<SnapLevel *>self.grow(V_LEVELS, sizeof(SnapLevel)))[0] = l
 
     def cluster_shape(self, index: int, *, decay_ms: int = 0, warm_ms: int = 0, warm_least_percent: int = 0,
                       warm_aggression_centi: int = 100) -> None:

@@ -142,6 +142,7 @@ cdef class Sections:
         cdef SnapCors *p = <SnapCors *>self.v[V_CORS].p
         cdef SnapOrigin *g = <SnapOrigin *>self.v[V_ORIGINS].p
         cdef SnapLimit *n = <SnapLimit *>self.v[V_LIMITS].p
+        cdef SnapLevel *v = <SnapLevel *>self.v[V_LEVELS].p
         for i in range(self.count(V_LISTENERS, sizeof(SnapListener))):
             move(&l[i].name, blob)
             move_arr(&l[i].tls, base[V_U32S])
@@ -219,6 +220,8 @@ cdef class Sections:
             move(&g[i].value, blob)
         for i in range(self.count(V_LIMITS, sizeof(SnapLimit))):
             move(&n[i].name, blob)
+        for i in range(self.count(V_LEVELS, sizeof(SnapLevel))):
+            move_arr(&v[i].hash_table, base[V_U32S])
         for i in range(self.count(V_STRS, sizeof(SnapStr))):
             move(&z[i], blob)
         z = <SnapStr *>self.v[V_REGEXES].p

@@ -7,7 +7,7 @@ from fastmesh._core.base.view cimport Slice
 
 cdef enum:
     SNAP_MAGIC = 0x466d534e      # "FmSN"
-    SNAP_VERSION = 4
+    SNAP_VERSION = 5
     SNAP_NONE = 0xffffffff       # no index
     SNAP_MAX_PATTERN = 4096      # bytes of one regex
     SNAP_MAX_LABELS = 128        # labels of a wildcard host: more than a name can have
@@ -16,6 +16,7 @@ cdef enum:
     SNAP_MAX_VALUE = 8192        # bytes of a header value, path or host that config writes into a head: well below MSG_MAX_HEAD
     SNAP_MAX_HOST = 253          # bytes of a host name (RFC 1035), port not included
     SNAP_MAX_WEIGHT = 1000000    # of one endpoint or destination
+    SNAP_MAX_LEVELS = 16         # of one cluster: localities that shares are given to; by failover there are five at most
     MILLION = 1000000            # what parts per million are of
     SNAP_MAX_LENGTHS = 30        # lengths of prefixes that a virtual host is looked up by
     SNAP_MAX_TOTAL = 16777216    # cumulative weight of a cluster or route: products with it stay within 64 bits
@@ -310,11 +311,14 @@ cdef enum:  # SnapCluster.hash_on
 cdef enum:  # SnapCluster.hash_ttl_s
     HASH_NO_COOKIE = 0xffffffff  # none is made
 
-cdef struct SnapLevel:           # 16 bytes: a run of a cluster's endpoints that are equally near
-    uint32_t first               # within the cluster's endpoints
-    uint32_t n
+cdef struct SnapLevel:           # 32 bytes: a run of a cluster's endpoints that are equally near
+    uint32_t first               # within the cluster's endpoints: where the level before ends
+    uint32_t n                   # at least one
     uint32_t total_weight
+    uint32_t rr_stride           # as SnapCluster's
+    uint32_t share               # percent of the requests, of this one and of all others; 0: the nearest that can take them does
     uint32_t reserved
+    SnapArr hash_table           # as SnapCluster's; places within the level
 
 cdef struct SnapCluster:         # 320 bytes; the array is sorted by id
     uint64_t id                  # FNV-1a 64 of the name: stable over generations
@@ -353,7 +357,7 @@ cdef struct SnapCluster:         # 320 bytes; the array is sorted by id
     uint16_t warm_least_percent
     uint16_t warm_aggression_centi
     uint32_t decay_ms            # LB_PEAK_EWMA
-    SnapArr levels               # SnapLevel, nearest first; empty: one level
+    SnapArr levels               # SnapLevel, nearest first; empty: one level. With some, weights add up and hash tables are within each.
     uint32_t keepalive_time_s    # TCP keep-alive; 0: CL_KEEPALIVE off, or the system's value, as for the next two
     uint32_t keepalive_interval_s
     uint32_t keepalive_probes
@@ -377,7 +381,7 @@ cdef struct SnapEndpoint:        # 64 bytes
     uint32_t cell                # index into EpCell
     uint8_t addr[16]             # network order
     uint32_t weight
-    uint32_t upto                # cumulative weight within its cluster, this one included
+    uint32_t upto                # cumulative weight within its cluster or level, this one included
     SnapStr text                 # "127.0.0.1:9080"
     SnapStr workload
     uint64_t tag                 # same as EpCell.tag
