@@ -154,6 +154,7 @@ def main() -> int:
         "path": sys.path,
         "workers": int(workers),
         "file": rest[0] if rest else "",
+        "locality": "",
         "admin": None,
         "drain_time": 5.0,
         "state": "",

@@ -12,6 +12,7 @@ from stat import S_ISREG
 
 from fastmesh.agent.dns import is_ip
 from fastmesh.compile.fragment import localize
+from fastmesh.compile.locality import arrange
 from fastmesh.supervisor.channel import read_all
 
 TYPE_CHECKING = False
@@ -188,7 +189,10 @@ def assemble(
             {"name": "inbound", "virtual_hosts": [inbound]},
             {"name": "outbound", "virtual_hosts": hosts},
         ],
-        "clusters": [app, *(clusters[name] for name in sorted(clusters))],
+        "clusters": [
+            app,
+            *(arrange(clusters[name], spec["locality"], own_labels(spec)) for name in sorted(clusters)),
+        ],
         "tls": [*identity, *(contexts[name] for name in sorted(contexts))],
     }
     return config, problems

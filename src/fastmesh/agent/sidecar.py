@@ -12,6 +12,7 @@ import _socket
 from fastmesh.agent.assemble import as_served, assemble, identity_contexts, reads_files
 from fastmesh.agent.certs import Identity
 from fastmesh.agent.subscriber import EXIT_JOIN_REFUSED, Subscriber
+from fastmesh.compile.locality import place_labels
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +83,10 @@ class Sidecar:
             "address": spec["address"] or local_address(bundle["control"]),
             "port": spec["inbound"][1],
             "app_port": spec["app"][1],
-            "labels": {"version": spec["version"]} if spec["version"] else {},
+            "labels": {
+                **({"version": spec["version"]} if spec["version"] else {}),
+                **place_labels(spec["locality"]),
+            },
             "release": __version__,
             "workers": agent.spec["workers"],
         }

@@ -13,6 +13,7 @@ import time
 from fastmesh._core.shm.segment import STATE_NAMES
 from fastmesh.agent.admin import PLAIN
 from fastmesh.agent.names import counter_name
+from fastmesh.compile.locality import split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,6 +162,8 @@ def cluster_states(agent: Agent) -> list[dict[str, Any]]:
                     "workload": endpoint.get("workload", ""),
                     "version": endpoint.get("version", ""),
                     "weight": endpoint.get("weight", 1),
+                    "locality": endpoint.get("locality", ""),
+                    "priority": 0 if "shares" in cluster else endpoint.get("level", 0),
                     "cx_active": state["connections"],
                     "cx_total": state["connects"],
                     "rq_active": state["active"],
@@ -271,6 +274,10 @@ def clusters(agent: Agent, query: Query) -> Answer:
             ):
                 lines.append(f"{lead}::{key}::{endpoint[key]}\n")
             lines.append(f"{lead}::weight::{endpoint['weight']}\n")
+            place = split(endpoint["locality"])
+            for key, value in zip(("region", "zone", "sub_zone"), place, strict=True):
+                lines.append(f"{lead}::{key}::{value}\n")
+            lines.append(f"{lead}::priority::{endpoint['priority']}\n")
     return 200, PLAIN, "".join(lines)
 
 

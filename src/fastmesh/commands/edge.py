@@ -47,20 +47,21 @@ def run(args: argparse.Namespace) -> int:
         return options.fail(f"{args.config}: {what}")
     node_id = f"edge~{socket.gethostname()}"
     if args.check:
-        return check(args.config, node_id)
+        return check(args.config, node_id, args.locality)
     spec = options.common_spec(args, "edge", node_id)
     spec["file"] = os.path.abspath(args.config)
+    spec["locality"] = args.locality
     from fastmesh.supervisor.spec import launch
 
     launch(spec)
 
 
-def check(file: str, node_id: str) -> int:
+def check(file: str, node_id: str, locality: str) -> int:
     """0 if the file can be used, else 2 and every reason."""
     from fastmesh.supervisor.compiler import Compilation
     from fastmesh.supervisor.log import Log
 
-    compilation = Compilation(file, node_id, Log("check"), lambda: None)
+    compilation = Compilation(file, node_id, locality, Log("check"), lambda: None)
     compiled = compilation.result(os.waitpid(compilation.pid, 0)[1])
     for text in compiled.errors:
         options.fail(text)

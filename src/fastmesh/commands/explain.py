@@ -58,6 +58,7 @@ def register(subparsers: Subparsers) -> None:
         metavar="HOST:PORT",
         help="of the proxy that is asked (default 127.0.0.1:15000)",
     )
+    options.add_locality(parser)
     by = parser.add_mutually_exclusive_group()
     by.add_argument("--listener", default="", metavar="NAME", help="by which it comes")
     by.add_argument("--port", type=port, default=0, metavar="N", help="of the listener by which it comes")
@@ -118,14 +119,14 @@ def of_file(args: argparse.Namespace) -> dict[str, Any]:
 
     question = question_of(args)
     try:
-        config = compiled(args.file)
+        config = compiled(args.file, args.locality)
         names = set_addresses(config)
         return name_addresses(explain.ask(packed(config), question, config), names)
     except explain.Usage as error:
         raise Failed(USAGE, str(error)) from None
 
 
-def compiled(file: str) -> Any:
+def compiled(file: str, locality: str = "") -> Any:
     import msgpack
 
     from fastmesh.supervisor.channel import read_all
@@ -134,7 +135,7 @@ def compiled(file: str) -> Any:
 
     if not os.path.isfile(file):
         raise Failed(USAGE, f"{file}: {'not a file' if os.path.exists(file) else 'no such file'}")
-    compilation = Compilation(file, "explain", Log("explain"), lambda: None)
+    compilation = Compilation(file, "explain", locality, Log("explain"), lambda: None)
     result = compilation.result(os.waitpid(compilation.pid, 0)[1])
     if result.errors:
         raise Failed(USAGE, *result.errors)

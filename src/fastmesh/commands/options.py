@@ -71,8 +71,32 @@ def limit(text: str) -> tuple[str, int]:
     return name, int(value)
 
 
+def place(text: str) -> str:
+    """region/zone/subzone, or the first parts of it; empty: not said."""
+    from fastmesh.model.problems import Origin, Reporter
+    from fastmesh.model.schema_locality import locality
+
+    reporter = Reporter(Origin(), [])
+    if text:
+        locality(text, reporter)
+    if reporter.problems:
+        raise argparse.ArgumentTypeError(reporter.problems[0].message)
+    return text
+
+
+def add_locality(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--locality",
+        type=place,
+        default=os.environ.get("FASTMESH_LOCALITY", ""),
+        metavar="PLACE",
+        help="where the proxy runs, region/zone/subzone: nearer endpoints first (default FASTMESH_LOCALITY)",
+    )
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """What every proxy takes."""
+    add_locality(parser)
     parser.add_argument(
         "--admin",
         type=local_address,
@@ -117,6 +141,7 @@ def common_spec(args: argparse.Namespace, role: str, node_id: str) -> Spec:
         "path": search_path(),
         "workers": args.concurrency,
         "file": "",
+        "locality": "",
         "admin": args.admin,
         "drain_time": args.drain_time,
         "state": "",

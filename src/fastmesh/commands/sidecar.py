@@ -114,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
         "inbound": args.inbound,
         "outbound": args.outbound,
         "address": args.address,
+        "locality": args.locality,
     }
     from fastmesh.supervisor.spec import launch
 

@@ -25,11 +25,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("file")
     parser.add_argument("--node-id", default=DEFAULT_NODE)
+    parser.add_argument("--locality", default="")
     args = parser.parse_args(argv)
     gc.disable()  # this process makes one tree and ends: collecting costs time and frees nothing
     answer: dict[str, Any]
     try:
-        answer = {"config": compile_edge_file(args.file, args.node_id)}
+        answer = {"config": compile_edge_file(args.file, args.node_id, args.locality)}
     except ConfigError as e:
         answer = {
             "errors": [str(p) for p in errors_of(e.problems)],

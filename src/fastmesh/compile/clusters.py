@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastmesh.compile.health import watch
 from fastmesh.compile.lbpolicy import balance
+from fastmesh.compile.locality import locate, settle
 from fastmesh.compile.outlier import detect
 from fastmesh.model.index import Index, Rule, Service, effective_policy, labels_match
 from fastmesh.model.protocols import HTTP2
@@ -80,6 +81,7 @@ def base_cluster(
     balance(out, policy.get("loadBalancer", {}))
     detect(out, policy.get("outlierDetection"))
     watch(out, policy.get("healthChecks"))
+    settle(out, policy)
     pool = policy.get("connectionPool", {})
     tcp, http = pool.get("tcp", {}), pool.get("http", {})
     if "maxConnectionDuration" in tcp:
@@ -127,7 +129,7 @@ def add_entry_endpoints(
         own = entry_port(entry, port)
         for member, namespace, name in entry_members(index, entry, host) if own is not None else ():
             if own is not None and labels_match(labels, member.get("labels", {})):
-                add_endpoint(out, member_endpoint(member, own, namespace, name))
+                add_endpoint(out, member_endpoint(out, member, own, namespace, name))
 
 
 def entry_port(entry: Resource, port: int) -> dict[str, Any] | None:
@@ -145,7 +147,9 @@ def add_endpoint(out: ir.Cluster, endpoint: ir.Endpoint) -> None:
     out["endpoints"].append(endpoint)
 
 
-def member_endpoint(member: dict[str, Any], own: dict[str, Any], namespace: str, name: str) -> ir.Endpoint:
+def member_endpoint(
+    cluster: ir.Cluster, member: dict[str, Any], own: dict[str, Any], namespace: str, name: str
+) -> ir.Endpoint:
     """An endpoint of a ServiceEntry at one of its ports: the endpoint's own number for it, else its
     targetPort."""
     number = member.get("ports", {}).get(own["name"], own.get("targetPort", own["number"]))
@@ -157,6 +161,7 @@ def member_endpoint(member: dict[str, Any], own: dict[str, Any], namespace: str,
         out["namespace"] = namespace
     if member.get("labels", {}).get("version"):
         out["version"] = member["labels"]["version"]
+    locate(cluster, out, member.get("locality", ""), member.get("labels", {}))
     return out
 
 

@@ -22,6 +22,7 @@ from fastmesh.compile.clusters import (
     subset_labels,
 )
 from fastmesh.compile.fragment import place_text
+from fastmesh.compile.locality import arrange
 from fastmesh.compile.routes import catch_all_last, compile_routes, source_of
 from fastmesh.compile.tlsfiles import TlsFiles
 from fastmesh.model.delegates import expanded
@@ -40,12 +41,16 @@ ALPN: Final = ["h2", "http/1.1"]
 """Of a Gateway's servers. Never the mesh link's name: whoever calls here is no proxy of the mesh."""
 
 
-def compile_edge_file(path: str, node_id: str = DEFAULT_NODE, *, sources: bool = False) -> ir.Config:
+def compile_edge_file(
+    path: str, node_id: str = DEFAULT_NODE, locality: str = "", *, sources: bool = False
+) -> ir.Config:
     """The IR of a file, or ConfigError with all that is wrong with it. TLS files are relative to the file's
     folder. `sources`: each route says where it comes from."""
     loaded = load_file(path)
     folder = Path(path).resolve().parent
-    return compile_edge(loaded.resources, folder, node_id, loaded.problems, sources=sources)
+    return compile_edge(
+        loaded.resources, folder, node_id, loaded.problems, sources=sources, locality=locality
+    )
 
 
 def compile_edge(
@@ -55,13 +60,16 @@ def compile_edge(
     problems: list[Problem] | None = None,
     *,
     sources: bool = False,
+    locality: str = "",
 ) -> ir.Config:
-    """The same from resources that are loaded already; `problems`: what loading them has found."""
+    """The same from resources that are loaded already; `problems`: what loading them has found; `locality`:
+    where the proxy is."""
     found = list(problems or ())
     found += validate(resources, edge=True, incomplete=bool(errors_of(found)))
     found += regex_problems(resources)
     edge = _Edge(Index(resources), TlsFiles(folder, found), found, sources)
     config = edge.compile(node_id)
+    config["clusters"] = [arrange(cluster, locality, {}) for cluster in config["clusters"]]
     if errors_of(found):
         raise ConfigError(found)
     texts = [str(p) for p in warnings_of(found)]

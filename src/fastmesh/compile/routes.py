@@ -371,6 +371,8 @@ def _retries(retries: dict[str, Any] | None) -> dict[str, Any]:
         out["per_try_timeout_ms"] = retries["perTryTimeout"]
     if not retries.get("retryIgnorePreviousHosts", True):
         out["same"] = True
+    if retries.get("retryRemoteLocalities"):
+        out["anywhere"] = True
     return out
 
 

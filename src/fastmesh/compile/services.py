@@ -23,6 +23,7 @@ from fastmesh.compile.clusters import (
     origination,
     subset_labels,
 )
+from fastmesh.compile.locality import locate
 from fastmesh.compile.routes import MESH, compile_routes, default_route, source_of
 from fastmesh.compile.world import DEFAULT_PORT, Workload, World, effective_mtls
 from fastmesh.model.formats import is_ip
@@ -254,6 +255,7 @@ class _Service:
                 endpoint["tls"] = True
             if w.labels.get("version"):
                 endpoint["version"] = w.labels["version"]
+            locate(out, endpoint, "", w.all_labels)
             add_endpoint(out, endpoint)
         return {w.identity}
 
@@ -274,7 +276,7 @@ class _Service:
                 )
             if not labels_match(labels, has):
                 continue
-            endpoint = member_endpoint(member, own, namespace, name)
+            endpoint = member_endpoint(out, member, own, namespace, name)
             if self.dials_tls(mode, auto):
                 endpoint["tls"] = True
             add_endpoint(out, endpoint)

@@ -81,6 +81,27 @@ of a file are told at once, with file and line. This page is generated from the 
   `httpCookie` with a `ttl` (`0s`: for the session) makes the cookie for who has none. An endpoint of average
   weight has half of `minimumRingSize` points or more, whatever the number of endpoints (fewer only where a
   ring would have more than 131072): who comes or goes moves its own keys only.
+- Localities: an endpoint is where its `locality` says (`region/zone/subzone`, or the first parts of it), else
+  its labels `topology.kubernetes.io/region`, `topology.kubernetes.io/zone`, `topology.istio.io/subzone`; a
+  proxy where `--locality` or `FASTMESH_LOCALITY` says, and a sidecar tells the mesh. With `outlierDetection`
+  (as in Istio) or `healthChecks`, nearer endpoints come first, unless `localityLbSetting.enabled` is false:
+  the levels are the proxy's subzone, its zone, its region, the region that `failover` names for it (without
+  one: all others), the rest. `failoverPriority` makes levels of how many of its labels, from the first on, an
+  endpoint has as the proxy has them (a sidecar's are `app`, `version` and its place; `key=value` is for all
+  proxies); `failover` beside it sorts within them. A proxy without a place, and without `failoverPriority`,
+  has one level. What lies beyond the 16th level is of the 16th.
+- As Envoy's, a level of whose endpoints H percent can be used takes 1.4 x H percent of all requests, and what
+  is beyond that goes to the next one. `minHealthPercent` counts all levels together, and ejections stop to
+  count only when the levels together cannot take all requests (Envoy: level by level).
+- `localityLbSetting.distribute`: the first rule whose `from` is the proxy's place gives each place of its
+  `to` that share of the requests; endpoints elsewhere get none. It needs no `outlierDetection`; with it, or
+  with `healthChecks`, a place of whose endpoints fewer than 72 percent can be used gets less of its share.
+- A retry goes to the level that any request would go to. With `retryRemoteLocalities` it goes one level
+  further after each two attempts (as Istio has Envoy do it), and also when all endpoints of a level have been
+  tried; behind the last level the nearest is next. With `distribute` a retry's place is drawn anew, and one
+  whose endpoints have all been tried is passed over.
+- `simple: PASSTHROUGH` is refused: it means the address that the application dialed, and a proxy that is
+  asked by name, as long as connections are not intercepted, is told none.
 - `localRateLimit` of an http rule is not Istio's: token buckets (Envoy's `token_bucket`), one for all
   requests of the rule, one for each caller (`perIdentity`: the SPIFFE ID of its certificate, else its
   address), or both; with every action. `maxTokens` may come at once, `tokensPerFill` (default: all) are

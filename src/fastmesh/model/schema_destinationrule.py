@@ -10,6 +10,7 @@ from fastmesh.model.fields import Bool, Duration, Enum, Int, List, Map, Message,
 from fastmesh.model.problems import Reporter
 from fastmesh.model.schema_health import HEALTH_CHECKS
 from fastmesh.model.schema_loadbalancer import LOAD_BALANCER
+from fastmesh.model.schema_locality import unseen_failover
 from fastmesh.model.schema_outlier import OUTLIER_DETECTION
 from fastmesh.model.schema_virtualservice import EXPORT_TO, PORT_SELECTOR
 
@@ -163,6 +164,7 @@ def _destination_rule(d: dict[str, Any], r: Reporter) -> None:
         if subset["name"] in seen:
             r.add(f"the subset {subset['name']} is defined twice", at=("subsets", i, "name"))
         seen.add(subset["name"])
+    unseen_failover(d, r)
 
 
 DESTINATION_RULE: Final = Message(

@@ -11,6 +11,7 @@ from fastmesh.model import protocols
 from fastmesh.model.fields import NOT_YET, Bool, Enum, Int, List, Map, Message, Str, clip, gone, later, req
 from fastmesh.model.problems import Reporter
 from fastmesh.model.schema_destinationrule import LABELS
+from fastmesh.model.schema_locality import locality
 from fastmesh.model.schema_virtualservice import EXPORT_TO, MAX_TOTAL_WEIGHT, PORT
 
 MAX_ENDPOINT_WEIGHT: Final = 65535
@@ -165,7 +166,7 @@ _WORKLOAD_FIELDS: Final[dict[str, Any]] = {
     "ports": Map(PORT, fmt.port_name, high=128),
     "labels": LABELS,
     "network": later(),
-    "locality": later(),
+    "locality": Str(locality, empty=False),
     "weight": Int(0, MAX_ENDPOINT_WEIGHT),
     "serviceAccount": Str(fmt.object_name),
 }

@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastmesh.model import formats as fmt
 from fastmesh.model.fields import Bool, Duration, Enum, Field, Int, Message, Number, Str, clip, later, req
 from fastmesh.model.problems import Reporter
+from fastmesh.model.schema_locality import LOCALITY_LB
 
 MAX_TABLE: Final = 1_048_576
 """Points of a ring or slots of Maglev's table: every worker looks them up, and each costs up to 8 bytes
@@ -73,7 +74,6 @@ CONSISTENT_HASH: Final = Message(
 )
 
 LATER: Final[dict[str, Field]] = {
-    "localityLbSetting": later(),
     "zoneAwareLbSetting": later(),
 }
 
@@ -110,10 +110,11 @@ LOAD_BALANCER: Final = Message(
                 "LEAST_REQUEST": "LEAST_REQUEST",
                 "PEAK_EWMA": "PEAK_EWMA",  # not Istio's
             },
-            later={"PASSTHROUGH": "there is no original destination to pass to"},
+            later={"PASSTHROUGH": "connections are not intercepted: none has an original destination"},
             warnings={"LEAST_CONN": "LEAST_CONN is deprecated by Istio and means LEAST_REQUEST"},
         ),
         "consistentHash": CONSISTENT_HASH,
+        "localityLbSetting": LOCALITY_LB,
         **LATER,
         "warmupDurationSecs": Duration(),
         "warmup": WARMUP,

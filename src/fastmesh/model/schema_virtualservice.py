@@ -346,7 +346,7 @@ HTTP_RETRY: Final = Message(
         "attempts": Int(0, MAX_ATTEMPTS),
         "perTryTimeout": Duration(),
         "retryOn": Str(_retry_on),
-        "retryRemoteLocalities": later(),
+        "retryRemoteLocalities": Bool(),
         "retryIgnorePreviousHosts": Bool(),
         "backoff": Duration(high=MAX_BACKOFF_MS),
     },

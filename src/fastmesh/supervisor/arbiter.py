@@ -142,7 +142,9 @@ class Arbiter:
         if self.spec["role"] == "sidecar":
             own = self.spec["sidecar"]
             return [("inbound", *own["inbound"]), ("outbound", *own["outbound"])]
-        compilation = Compilation(self.spec["file"], self.spec["node_id"], self.log, lambda: None)
+        compilation = Compilation(
+            self.spec["file"], self.spec["node_id"], self.spec["locality"], self.log, lambda: None
+        )
         compiled = compilation.result(os.waitpid(compilation.pid, 0)[1])
         self._report(compiled)
         if compiled.errors:
@@ -391,7 +393,7 @@ class Arbiter:
             self.log.info(f"reloading {self.spec['file']}")
             try:
                 self._compilation = Compilation(
-                    self.spec["file"], self.spec["node_id"], self.log, self._forget
+                    self.spec["file"], self.spec["node_id"], self.spec["locality"], self.log, self._forget
                 )
             except OSError as error:  # no descriptor or process is left: no reason to stop serving
                 self.log.error(f"reload refused: {error.strerror}; the old config serves on")

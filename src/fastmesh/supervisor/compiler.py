@@ -40,20 +40,22 @@ class Compilation:
     """A running child; when the arbiter has reaped it, `result` says what came of it. OSError: none could be
     started."""
 
-    def __init__(self, file: str, node_id: str, log: Log, in_child: Callable[[], None]) -> None:
+    def __init__(
+        self, file: str, node_id: str, locality: str, log: Log, in_child: Callable[[], None]
+    ) -> None:
         self.file = file
         self._config = os.memfd_create("fastmesh-edge", os.MFD_CLOEXEC)
         self._summary = -1
         try:
             self._summary = os.memfd_create("fastmesh-summary", os.MFD_CLOEXEC)
-            self.pid = fork("fastmesh-compile", True, lambda: self._work(node_id, in_child), log)
+            self.pid = fork("fastmesh-compile", True, lambda: self._work(node_id, locality, in_child), log)
         except OSError:
             for fd in (self._config, self._summary):
                 if fd >= 0:
                     os.close(fd)
             raise
 
-    def _work(self, node_id: str, in_child: Callable[[], None]) -> int:
+    def _work(self, node_id: str, locality: str, in_child: Callable[[], None]) -> int:
         in_child()
         import msgpack
 
@@ -64,7 +66,7 @@ class Compilation:
         errors: list[str] = []
         warnings: list[str] = []
         try:
-            config = dict(compile_edge_file(self.file, node_id, sources=True))
+            config = dict(compile_edge_file(self.file, node_id, locality, sources=True))
         except ConfigError as refused:
             for problem in refused.problems:
                 (errors if problem.severity == "error" else warnings).append(str(problem))

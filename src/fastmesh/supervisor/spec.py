@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         app_protocol: str  # HTTP, HTTP2, GRPC; empty: not said
         inbound: tuple[str, int]
         outbound: tuple[str, int]
+        locality: str  # region/zone/subzone; empty: not said
         address: str  # advertised; empty: the address from which the control plane is reached
 
     class Spec(TypedDict):
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         path: list[str]  # sys.path
         workers: int
         file: str  # edge: the config file
+        locality: str  # edge: region/zone/subzone; empty: not said
         admin: tuple[str, int] | None
         drain_time: float
         state: str  # sidecar: the directory of identity and last good config

@@ -18,6 +18,7 @@ SPEC: Any = {
     "app_protocol": "",
     "inbound": ("0.0.0.0", 15006), "address": "",
     "outbound": ("127.0.0.1", 15001),
+    "locality": "",
 }  # fmt: skip
 
 

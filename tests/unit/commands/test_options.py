@@ -23,6 +23,25 @@ def test_limits_reach_the_workers():
     assert spec["options"] == {"header_timeout_ms": 5000, "max_connections": 10}
 
 
+@pytest.mark.parametrize("place", ["", "eu", "eu/1", "eu-west-1/b/rack_3"])
+def test_a_locality_is_of_the_command_line_or_the_environment(place: str, monkeypatch: pytest.MonkeyPatch):
+    assert parsed("--locality", place).locality == place
+    monkeypatch.setenv("FASTMESH_LOCALITY", place)
+    assert parsed().locality == place
+    assert parsed("--locality", "us").locality == "us"
+
+
+@pytest.mark.parametrize("place", ["/", "a/", "a/b/c/d", "a/*", "a b"])
+def test_a_locality_that_is_none(
+    place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for argv in (["--locality", place], []):
+        with pytest.raises(SystemExit):
+            parsed(*argv)
+        assert "--locality" in capsys.readouterr().err
+        monkeypatch.setenv("FASTMESH_LOCALITY", place)
+
+
 WRONG = ["nonsense=1", "max_connections", "max_connections=x", "max_connections=0", "max_memory=99999999999"]
 
 

@@ -152,7 +152,8 @@ def test_who_is_selected_and_in_which_order() -> None:
 
 SPEC: Any = {
     "bundle": {}, "service": "web", "namespace": "default", "version": "v1", "app": ("127.0.0.1", 9080),
-    "app_protocol": "", "inbound": ("0.0.0.0", 15006), "address": "", "outbound": ("127.0.0.1", 15001),
+    "app_protocol": "", "inbound": ("0.0.0.0", 15006), "address": "", "locality": "",
+    "outbound": ("127.0.0.1", 15001),
 }  # fmt: skip
 
 

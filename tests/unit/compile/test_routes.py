@@ -174,6 +174,16 @@ ACTIONS: list[tuple[str, dict[str, Any]]] = [
         {"dests": DESTS, "retries": {"attempts": 1, "retry_on": ["reset"]}},
     ),
     (
+        "retries: {attempts: 1, retryOn: reset, retryRemoteLocalities: true}\n"
+        "route: [{destination: {host: b.example}}]",
+        {"dests": DESTS, "retries": {"attempts": 1, "retry_on": ["reset"], "anywhere": True}},
+    ),
+    (
+        "retries: {attempts: 1, retryOn: reset, retryRemoteLocalities: false}\n"
+        "route: [{destination: {host: b.example}}]",
+        {"dests": DESTS, "retries": {"attempts": 1, "retry_on": ["reset"]}},
+    ),
+    (
         "retries: {attempts: 1, retryOn: 'connect-failure, reset-before-request'}\n"
         "route: [{destination: {host: b.example}}]",
         {"dests": DESTS, "retries": {"attempts": 1, "retry_on": ["connect-failure", "reset-before-request"]}},

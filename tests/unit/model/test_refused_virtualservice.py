@@ -329,8 +329,8 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     (
         "VirtualService",
         "http[0].retries",
-        {"attempts": 1, "retryRemoteLocalities": True},
-        "http[0].retries.retryRemoteLocalities: not implemented yet",
+        {"attempts": 1, "retryRemoteLocalities": 1},
+        "http[0].retries.retryRemoteLocalities: must be true or false, not a whole number",
     ),
     (
         "VirtualService",

@@ -22,6 +22,8 @@ API = {
     "ConsistentHashLB": "httpHeaderName httpCookie useSourceIp httpQueryParameterName ringHash maglev "
     "minimumRingSize",
     "Delegate": "name namespace",
+    "Distribute": "from to",
+    "Failover": "from to",
     "Destination": "host subset port",
     "DestinationRule": "host trafficPolicy subsets exportTo workloadSelector",
     "Gateway": "servers selector",
@@ -48,6 +50,7 @@ API = {
     "Headers": "request response",
     "LoadBalancerSettings": "simple consistentHash localityLbSetting zoneAwareLbSetting "
     "warmupDurationSecs warmup",
+    "LocalityLoadBalancerSetting": "distribute failover failoverPriority enabled",
     "MagLev": "tableSize",
     "MutualTLS": "mode",
     "OutlierDetection": "consecutiveErrors splitExternalLocalOriginErrors consecutiveLocalOriginFailures "
@@ -157,7 +160,7 @@ NOT_YET = {
     "VirtualService": "tls tcp http[0].match[0].statPrefix",
     "DestinationRule": "workloadSelector trafficPolicy.tunnel "
     "trafficPolicy.proxyProtocol "
-    "trafficPolicy.loadBalancer.localityLbSetting trafficPolicy.loadBalancer.zoneAwareLbSetting "
+    "trafficPolicy.loadBalancer.zoneAwareLbSetting "
     "trafficPolicy.connectionPool.tcp.idleTimeout "
     "trafficPolicy.connectionPool.http.http2KeepAlive trafficPolicy.tls.credentialName "
     "trafficPolicy.tls.caCrl",
@@ -166,8 +169,8 @@ NOT_YET = {
     "servers[0].tls.subjectAltNames servers[0].tls.verifyCertificateSpki "
     "servers[0].tls.verifyCertificateHash "
     "servers[0].tls.cipherSuites servers[0].tls.insecureSkipVerify",
-    "ServiceEntry": "endpoints[0].network endpoints[0].locality",
-    "WorkloadEntry": "network locality",
+    "ServiceEntry": "endpoints[0].network",
+    "WorkloadEntry": "network",
 }
 
 

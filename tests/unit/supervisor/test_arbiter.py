@@ -26,7 +26,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def edge() -> Arbiter:
-    spec: Any = {"role": "edge", "file": "edge.yaml", "node_id": "n"}
+    spec: Any = {"role": "edge", "file": "edge.yaml", "node_id": "n", "locality": ""}
     return Arbiter(spec, Log("test"), refuse, refuse, refuse)
 
 
