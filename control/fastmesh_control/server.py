@@ -468,19 +468,13 @@ class ControlServer:
         if len(session.applied) > wire.MAX_TOPICS:
             session.applied.clear()
             raise Denied(wire.E_MALFORMED, f"more than {wire.MAX_TOPICS} topics are acknowledged")
-        info = session.info
-        self._mesh.endpoint_up(
-            EndpointRow(
-                session.instance,
-                session.namespace,
-                session.service,
-                session.identity,
-                info["address"],
-                info["port"],
-                info["app_port"],
-                info.get("labels", {}),
-            )
-        )
+        info, name = session.info, session.instance
+        if session.status.get("unlisted"):
+            self._mesh.endpoints_down([name])
+        else:
+            who = (name, session.namespace, session.service, session.identity)
+            labels = info.get("labels", {})
+            self._mesh.endpoint_up(EndpointRow(*who, info["address"], info["port"], info["app_port"], labels))
         self._tell_progress()
         return []
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "proxy-status": "fastmesh.commands.proxy_status",
     "proxy-config": "fastmesh.commands.proxy_config",
     "explain": "fastmesh.commands.explain",
+    "run": "fastmesh.commands.run",
 }
 
 DESCRIPTION = "A service mesh that installs with pip: sidecar, edge proxy and control plane."
@@ -27,6 +28,7 @@ examples:
   fastmesh control --state DIR
   fastmesh token create --state DIR --service reviews > join.json
   fastmesh sidecar --join join.json --service reviews --version v2 --app 127.0.0.1:9080
+  fastmesh run --join join.json --service reviews --app-port 9080 -- python app.py
   fastmesh apply --state DIR -f canary.yaml --wait
   fastmesh explain -f edge.yaml GET https://shop.example.com/cart
   fastmesh edge --help

@@ -119,6 +119,8 @@ class Agent:
                 self.channel.send("pong")
             elif kind == "drain":
                 self._drain()
+            elif kind == "retire":
+                self._retire()
             elif kind == "reopen" and self.access_log is not None:
                 self.access_log.reopen()
             elif kind == "stop":
@@ -130,6 +132,14 @@ class Agent:
             self.channel.send("goodbye")
         else:
             self.sidecar.goodbye(lambda: self.channel.send("goodbye"))
+
+    def _retire(self) -> None:
+        """The application is about to leave: nobody is to send to it any more. All else goes on."""
+        self.draining = True
+        if self.sidecar is None:
+            self.channel.send("quiet")
+        else:
+            self.sidecar.retire(lambda: self.channel.send("quiet"))
 
     def ask_to_drain(self) -> None:
         """For /quitquitquit: the arbiter decides."""

@@ -11,6 +11,7 @@ import _socket
 
 from fastmesh.agent.assemble import as_served, assemble, identity_contexts, reads_files
 from fastmesh.agent.certs import Identity
+from fastmesh.agent.gate import Gate, when_quiet
 from fastmesh.agent.subscriber import EXIT_JOIN_REFUSED, Subscriber
 from fastmesh.compile.locality import place_labels
 
@@ -76,6 +77,8 @@ class Sidecar:
         self._told: dict[str, str] = {}
         self._applied = 0
         self._fatal = ""
+        self._gate: Gate | None = None  # while the application has not answered yet
+        self._retired = False
         self._identity = Identity(agent.loop, agent.spec["state"], self.spiffe_id)
         self._identity.on_change = self._identity_changed
         self._identity.on_warning = self._log.warning
@@ -96,6 +99,7 @@ class Sidecar:
         self._subscriber.on_warning = self._log.warning
         self._subscriber.on_fatal = self._refused
         self._subscriber.on_fetch = self._report
+        self._begin_gate(spec.get("gate", ""))
 
     def start(self) -> None:
         self._log.info(
@@ -104,11 +108,43 @@ class Sidecar:
         self._subscriber.start()
         self._agent.loop.call_later(STATUS_SECONDS, self._tell_status)
 
+    # --- whether others are told of this workload
+
+    def _begin_gate(self, kind: str) -> None:
+        if not kind:
+            return
+        self._subscriber.advertise(False)
+        if kind != "never":
+            path = kind if kind.startswith("/") else ""
+            self._gate = Gate(self._agent.loop, self._spec["app"], path, self._app_answers)
+            self._gate.start()
+
+    def _app_answers(self) -> None:
+        self._gate = None
+        if not self._retired:
+            self._log.info("the application answers: others are told of it")
+            self._subscriber.advertise(True)
+
+    def retire(self, done: Callable[[], object]) -> None:
+        """Off the lists, but everything goes on; `done` when no request to the application is in flight."""
+        self._retired = True
+        self._subscriber.advertise(False)
+        when_quiet(self._agent.loop, self._in_flight, done)
+
+    def _in_flight(self) -> int:
+        from fastmesh._core.shm import clusters as cells
+        from fastmesh._core.shm.segment import cluster_id
+
+        cell = self._agent.publisher.cells.clusters.get(cluster_id(f"inbound|{self._spec['app'][1]}||"))
+        return 0 if cell is None else int(cells.stats(self._agent.segment, cell)["active"])
+
     def goodbye(self, done: Callable[[], object]) -> None:
         """Have others stop sending; `done` when the control plane has heard it (or cannot be reached)."""
         self._subscriber.goodbye(done)
 
     def close(self) -> None:
+        if self._gate is not None:
+            self._gate.close()
         self._subscriber.close()
         self._identity.close()
 
@@ -259,12 +295,20 @@ class Sidecar:
         state = self._state or {}
         return {
             "connected": self._subscriber.connected,
+            "application": self._app_state(),
             "last_error": self._subscriber.last_error,
             "source": self.source,
             "epoch": state.get("epoch", ""),
             "versions": state.get("versions", {}),
             "refused": self._refusals,
         }
+
+    def _app_state(self) -> str:
+        if self._gate is not None:
+            return f"not advertised: {self._gate.last_error}"
+        if self._retired:
+            return "not advertised: about to leave"
+        return "not advertised: it serves nobody" if self._spec.get("gate") == "never" else "advertised"
 
     def metrics(self) -> list[tuple[str, str, str, int | float]]:
         connected = 1 if self._subscriber.connected else 0

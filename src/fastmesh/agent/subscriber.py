@@ -153,6 +153,12 @@ class Subscriber:
         """Set what heartbeats say of this sidecar: generation, workers, counters (name -> number)."""
         self._status.update(fields)
 
+    def advertise(self, wanted: bool) -> None:
+        """Whether others are to send to this workload. An older control plane lists it always."""
+        self._status["unlisted"] = not wanted
+        if self._session and self._acked:
+            self._send("ack", versions={}, status=self._status)
+
     def goodbye(self, done: Callable[[], object] = lambda: None) -> None:
         """Leave the endpoint lists now. `done` is called when the control plane has confirmed, or after a
         second."""

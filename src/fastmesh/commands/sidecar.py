@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from fastmesh.commands import options
 
 if TYPE_CHECKING:
+    from fastmesh.supervisor.spec import Spec
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 # What the agent needs of a bundle.
@@ -48,6 +50,24 @@ def register(subparsers: Subparsers) -> None:
         required=True,
         metavar="HOST:PORT",
         help="where the application listens",
+    )
+    parser.add_argument(
+        "--wait-for-app",
+        action="store_true",
+        help="others are told of this workload when the application accepts connections, not before",
+    )
+    add_options(parser)
+    options.add_common(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `fastmesh run` takes, too."""
+    parser.add_argument(
+        "--app-health",
+        type=path,
+        default="",
+        metavar="PATH",
+        help="others are told of this workload when a GET of this path is answered with 2xx or 3xx",
     )
     parser.add_argument(
         "--app-protocol",
@@ -90,17 +110,28 @@ def register(subparsers: Subparsers) -> None:
         metavar="DIR",
         help="keeps identity and last good config, to start without control plane (default: a temporary one)",
     )
-    options.add_common(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    gate = args.app_health or ("connect" if args.wait_for_app else "")
+    try:
+        spec = sidecar_spec(args, args.app, gate)
+    except ValueError as error:
+        return options.fail(str(error))
+    from fastmesh.supervisor.spec import launch
+
+    launch(spec)
+
+
+def sidecar_spec(args: argparse.Namespace, app: tuple[str, int], gate: str) -> Spec:
+    """A sidecar's spec; ValueError. `gate`: see SidecarSpec."""
     try:
         bundle = read_bundle(args.join)
     except ValueError as error:
-        return options.fail(f"{args.join}: {error}")
+        raise ValueError(f"{args.join}: {error}") from None
     for name in ("service", "namespace"):
         if getattr(args, name) != bundle[name]:
-            return options.fail(f"{args.join} lets in {name} {bundle[name]!r}, not {getattr(args, name)!r}")
+            raise ValueError(f"{args.join} lets in {name} {bundle[name]!r}, not {getattr(args, name)!r}")
     node_id = f"sidecar~{args.namespace}~{args.service}~{socket.gethostname()}~{args.inbound[1]}"
     spec = options.common_spec(args, "sidecar", node_id)
     spec["state"], spec["ephemeral"] = state_directory(args.state)
@@ -109,16 +140,23 @@ def run(args: argparse.Namespace) -> int:
         "service": args.service,
         "namespace": args.namespace,
         "version": args.version,
-        "app": args.app,
+        "app": app,
         "app_protocol": args.app_protocol,
         "inbound": args.inbound,
         "outbound": args.outbound,
         "address": args.address,
         "locality": args.locality,
+        "gate": gate,
     }
-    from fastmesh.supervisor.spec import launch
+    return spec
 
-    launch(spec)
+
+def path(text: str) -> str:
+    if not text:
+        return ""
+    if not text.startswith("/") or not text.isascii() or not text.isprintable() or " " in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path such as /healthz")
+    return text
 
 
 def app_protocol(text: str) -> str:

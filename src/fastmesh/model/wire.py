@@ -140,6 +140,7 @@ STATUS: dict[str, Check] = {
     "generation?": number(0, 1 << 62),
     "workers?": number(0, 1024),
     "counters?": table(256, text(120), real),
+    "unlisted?": flag,  # takes no requests (yet, or any more): no endpoint of its service
 }
 
 

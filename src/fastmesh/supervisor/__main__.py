@@ -12,6 +12,10 @@ def main() -> int:
     from fastmesh.supervisor.spec import receive
 
     spec = receive()
+    if "run" in spec:
+        from fastmesh.supervisor.runner import serve as run
+
+        return run(spec)
     from fastmesh.supervisor.arbiter import serve
 
     return serve(spec)

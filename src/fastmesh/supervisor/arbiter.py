@@ -103,6 +103,8 @@ class Arbiter:
         self._look_at = 0.0
         self._workers_due = 0.0  # when to fork the first workers without a config; 0: they have been
         self._announced = False
+        self._runner: Channel | None = None  # of `fastmesh run`
+        self._retired = False  # the runner wants no more requests to its application
 
     # --- start
 
@@ -123,6 +125,10 @@ class Arbiter:
         rename("fastmesh")
         self._signals = signals.open_pipe()
         self._poll.register(self._signals, select.POLLIN)
+        if (fd := self.spec.get("runner")) is not None:
+            os.set_inheritable(fd, False)
+            self._runner = Channel.of(fd)
+            self._poll.register(fd, select.POLLIN)
         listeners = self._first_listeners()
         workers = self.spec["workers"]
         sets = Sets(listeners, workers)
@@ -178,8 +184,9 @@ class Arbiter:
         """In a fresh child: close what is the arbiter's, and sockets that are not of the child's own crew: a
         port that is given up must not stay open in some process."""
         os.close(self._signals)
-        if self._channel is not None:
-            self._channel.close()
+        for channel in (self._channel, self._runner):
+            if channel is not None:
+                channel.close()
         for crew in self._crews():
             if crew is not own:
                 crew.sets.close()
@@ -218,6 +225,8 @@ class Arbiter:
         self._poll.register(ours.fd, select.POLLIN)
         if self._candidate is not None:
             self._offer(self._candidate[0])
+        if self._retired:
+            self._tell_agent("retire")
 
     def _agent_ended(self, pid: int, status: int) -> None:
         self._agent = 0
@@ -273,8 +282,35 @@ class Arbiter:
             elif kind == "fatal":
                 self.log.error(str(values[1]))
                 self._abandon(int(values[0]))
-            elif kind == "drain":
+            elif kind == "quiet":
+                self._tell_runner("quiet")
+            elif kind == "drain" and not self._tell_runner("stop"):
                 self._leave("the admin endpoint")
+
+    # --- the runner of `fastmesh run`, whose orders take the place of TERM and INT
+
+    def _tell_runner(self, kind: str) -> bool:
+        return self._runner is not None and self._runner.send(kind)
+
+    def _hear_runner(self) -> None:
+        while self._runner is not None:
+            try:
+                received = self._runner.receive()
+            except EOFError:
+                self._poll.unregister(self._runner.fd)
+                self._runner.close()
+                self._runner = None
+                self._leave("the end of its runner")
+                return
+            if received is None:
+                return
+            (kind, _), _ = received
+            if kind == "leave":
+                self._leave("its runner")
+            elif kind == "retire":
+                self._retired = True
+                if not self._tell_agent("retire"):
+                    self._tell_runner("quiet")
 
     # --- the main loop
 
@@ -282,6 +318,8 @@ class Arbiter:
         for fd, _ in self._poll.poll(self._timeout() * 1000):
             if fd == self._signals:
                 self._take_signals()
+            elif self._runner is not None and fd == self._runner.fd:
+                self._hear_runner()
             else:
                 self._hear_agent()
         if self.status is not None:
@@ -329,6 +367,11 @@ class Arbiter:
             return
         for number in numbers:
             if number in (signals.SIGTERM, signals.SIGINT):
+                if self._runner is not None:
+                    self.log.info(
+                        f"{signals.NAMES[number]}: left to `fastmesh run`, which ends with its application"
+                    )
+                    continue
                 self._leave(signals.NAMES[number])
             elif number == signals.SIGHUP:
                 self._reload()
@@ -367,6 +410,7 @@ class Arbiter:
             self._take_over(self._next)
         if not self._announced and self.crew.serving():
             self._announced = True
+            self._tell_runner("ready")
             ports = " ".join(f"{name}={address}:{port}" for name, address, port in self.crew.sets.listeners)
             self.log.info(f"serving {ports}", workers=len(self.crew.slots))
             from fastmesh._core.shm.segment import trim_memory

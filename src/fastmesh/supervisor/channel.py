@@ -29,6 +29,11 @@ class Channel:
         left, right = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         return Channel(left), Channel(right)
 
+    @staticmethod
+    def of(fd: int) -> Channel:
+        """The end that this process was started with."""
+        return Channel(_socket.socket(fileno=fd))
+
     def send(self, kind: str, *values: int | str, fd: int | None = None) -> bool:
         """Send (kind, values...) and, with it, a copy of `fd`. False if it cannot be delivered now."""
         cut = [value[:TEXT_CHARS] if isinstance(value, str) else value for value in values]

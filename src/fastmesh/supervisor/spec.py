@@ -28,6 +28,19 @@ if TYPE_CHECKING:
         outbound: tuple[str, int]
         locality: str  # region/zone/subzone; empty: not said
         address: str  # advertised; empty: the address from which the control plane is reached
+        # When it is advertised: "" at once, "connect" when the application accepts connections, "never", or
+        # a path (/healthz) that it has to answer well.
+        gate: NotRequired[str]
+
+    class RunSpec(TypedDict):
+        """What only `fastmesh run` has: the runner's part."""
+
+        command: list[str]
+        environ: dict[str, str]
+        start_timeout: float  # for the sidecar to be ready
+        drain: float  # for requests in flight before the application gets TERM
+        grace: float  # from TERM to KILL
+        ephemeral: bool  # the runner removes the state directory, the sidecars that it starts share it
 
     class Spec(TypedDict):
         """All of it; plain values only, `marshal` carries it."""
@@ -49,21 +62,28 @@ if TYPE_CHECKING:
         log_level: str
         options: dict[str, int]  # limits of the workers, see proxy/worker
         sidecar: NotRequired[SidecarSpec]
+        run: NotRequired[RunSpec]  # this Python is to be the runner
+        runner: NotRequired[int]  # the arbiter's end of the channel to its runner
 
 
 VARIABLE = "FASTMESH_SPEC_FD"
 
 
 def launch(spec: Spec) -> NoReturn:
-    """Become the arbiter: the same process, another Python."""
+    """Become the arbiter, or the runner: the same process, another Python."""
     fd = os.memfd_create("fastmesh-spec")
     os.write(fd, marshal.dumps(dict(spec)))
     os.set_inheritable(fd, True)
-    os.environ[VARIABLE] = str(fd)
-    main = os.path.join(os.path.dirname(__file__), "__main__.py")
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-IS", main, *sys.argv[1:]])
+    execute(fd, sys.argv[1:])
+
+
+def execute(fd: int, argv: list[str]) -> NoReturn:
+    """Become what the spec in this memory file says."""
+    os.environ[VARIABLE] = str(fd)
+    main = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+    os.execv(sys.executable, [sys.executable, "-IS", main, *argv])
 
 
 def search_path() -> list[str]:
