@@ -89,6 +89,8 @@ cdef extern from "openssl/bio.h" nogil:
     BIO *BIO_new(const BIO_METHOD *m)
     BIO *BIO_new_mem_buf(const void *p, int n)
     int BIO_free(BIO *b)
+    const BIO_METHOD *BIO_s_mem()
+    int BIO_read(BIO *b, void *p, int n)
     int BIO_get_new_index()
     BIO_METHOD *BIO_meth_new(int kind, const char *name)
     int BIO_meth_set_write(BIO_METHOD *m, int (*fn)(BIO *, const char *, int) noexcept nogil)
@@ -139,6 +141,12 @@ cdef extern from "openssl/x509v3.h" nogil:
     void *X509_get_ext_d2i(const X509 *x, int nid, int *crit, int *idx)
     unsigned int X509_get_extension_flags(X509 *x)
     unsigned int X509_get_key_usage(X509 *x)
+    ctypedef struct X509_NAME:
+        pass
+    unsigned long XN_FLAG_RFC2253
+    X509_NAME *X509_get_subject_name(const X509 *x)
+    int X509_NAME_print_ex(BIO *b, const X509_NAME *n, int indent, unsigned long flags)
+    int X509_digest(const X509 *x, const EVP_MD *kind, unsigned char *md, unsigned int *n)
     int X509_check_host(X509 *x, const char *name, size_t n, unsigned int flags, char **peer)
     int X509_check_ip_asc(X509 *x, const char *ip, unsigned int flags)
     int X509_verify_cert(X509_STORE_CTX *c)
@@ -246,6 +254,7 @@ cdef extern from "openssl/ssl.h" nogil:
     int SSL_version(const SSL *s)
     int SSL_session_reused(const SSL *s)
     X509 *SSL_get0_peer_certificate(const SSL *s)
+    X509 *SSL_get_certificate(const SSL *s)
     SSL_SESSION *SSL_get_session(const SSL *s)
     int SSL_set_session(SSL *s, SSL_SESSION *sess)
     SSL_SESSION *SSL_SESSION_dup(const SSL_SESSION *s)

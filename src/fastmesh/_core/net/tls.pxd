@@ -8,6 +8,7 @@ with the connection is not complete then; where framing or an idle connection sa
 Under TLS 1.3 a server refuses our certificate after our handshake is done: the refusal is the first read's FM_ETLS.
 """
 from libc.stdint cimport uint32_t, uint64_t
+from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.tls_ctx cimport TLS_ALPN_H1, TLS_ALPN_H2, TLS_ALPN_LINK, TLS_ALPN_NONE, TLS_ALPN_OTHER, TlsCtx, TlsPeer
 
 cdef enum:
@@ -36,6 +37,8 @@ cdef void tls_free(Tls *t) noexcept nogil
 """The fd stays open: it is the caller's. NULL is let pass."""
 cdef uint32_t tls_peer_id(const Tls *t, char *out, uint32_t cap) noexcept nogil
 """The peer's SPIFFE ID (its one URI SAN), cut never: 0 when there is none or it does not fit."""
+cdef Slice tls_forwarded_cert(Tls *t) noexcept nogil
+"""What x-forwarded-client-cert says of the peer (see cert_forwarded); made once, borrowed until tls_free. Empty without a certificate."""
 cdef bint tls_has_peer_cert(const Tls *t) noexcept nogil
 cdef bint tls_resumed(const Tls *t) noexcept nogil
 cdef uint32_t tls_alpn(const Tls *t, char *out, uint32_t cap) noexcept nogil

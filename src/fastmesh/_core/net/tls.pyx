@@ -11,15 +11,13 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, strlen
 from fastmesh._core.base.err cimport (
-    FM_OK, FM_AGAIN, FM_EINTERNAL, FM_ENOMEM, FM_EOF, FM_ERESET, FM_ETLS, FM_ETLS_CERT, FM_ETLS_IDENTITY, FM_WANT_WRITE,
-)
+    FM_OK, FM_AGAIN, FM_EINTERNAL, FM_ENOMEM, FM_EOF, FM_ERESET, FM_ETLS, FM_ETLS_CERT, FM_ETLS_IDENTITY, FM_WANT_WRITE)
 from fastmesh._core.base.openssl cimport *
 from fastmesh._core.base.sys cimport EAGAIN, EINTR, MSG_NOSIGNAL, fm_errno, recv, send
-from fastmesh._core.base.view cimport slice_of
+from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.net.tls_ctx cimport (
-    TLS_F_VERIFY, TlsAuth, tls_ctx_agreed, tls_ctx_ref, tls_ctx_unref, tls_session_forget, tls_session_offer,
-)
-from fastmesh._core.net.tls_peer cimport PeerName, peer_check, peer_copy, peer_hash, peer_name_free
+    TLS_F_VERIFY, TlsAuth, tls_ctx_agreed, tls_ctx_ref, tls_ctx_unref, tls_session_forget, tls_session_offer)
+from fastmesh._core.net.tls_peer cimport PeerName, peer_check, peer_copy, peer_forwarded, peer_hash, peer_name_free
 
 cdef enum:
     RECORD_OVERHEAD = 256        # OpenSSL's own bound of a record's header, padding and tag
@@ -51,8 +49,7 @@ cdef struct Tls:
     uint8_t dead                 # the socket gave an error
     uint8_t eof                  # close_notify came
     uint8_t shut                 # close_notify sent
-    uint8_t peer_cert
-    uint8_t resumed
+    uint8_t peer_cert, resumed
 
 cdef char gather[GATHER]         # one connection's within one call; empty between calls
 cdef uint32_t gather_n = 0
@@ -559,6 +556,10 @@ cdef uint32_t tls_peer_id(const Tls *t, char *out, uint32_t cap) noexcept nogil:
         return 0
     memcpy(out, t.auth.name.spiffe, t.auth.name.n)
     return t.auth.name.n
+
+
+cdef Slice tls_forwarded_cert(Tls *t) noexcept nogil:
+    return peer_forwarded(&t.auth.name, SSL_get_certificate(t.ssl), SSL_get0_peer_certificate(t.ssl))
 
 
 cdef bint tls_has_peer_cert(const Tls *t) noexcept nogil:

@@ -18,10 +18,16 @@ cdef struct TlsPeer:
     uint32_t verify_san          # 1: the peer's SAN must be one of sans
     Slice host                   # DNS name or IP to verify (mode SIMPLE without subjectAltNames); empty: none
 
+cdef enum:
+    SUBJECT_MAX = 1024           # of a peer's certificate, as text
+    CERT_FORWARDED = 2048        # two SPIFFE IDs, a hash, a subject
+
 cdef struct PeerName:
     # owned by: the connection; peer_name_free
     char *spiffe                 # NULL: the certificate has no SPIFFE ID
     uint32_t n
+    uint32_t nforwarded
+    char *forwarded              # peer_forwarded; NULL: nobody has asked
 
 cdef bint spiffe_valid(Slice sid, Slice *trust_domain) noexcept nogil
 """A well-formed SPIFFE ID of a workload (with a path); its trust domain is a slice into it."""
@@ -34,3 +40,6 @@ cdef TlsPeer *peer_copy(const TlsPeer *p) noexcept nogil
 """In one block, freed by free(); NULL: out of memory."""
 cdef uint64_t peer_hash(const TlsPeer *p, Slice sni) noexcept nogil
 """Of the whole policy: a session made under one is not offered under another. Not cryptographic: the resumed peer is checked again."""
+cdef Slice peer_forwarded(PeerName *name, X509 *own, X509 *peer) noexcept nogil
+"""The element of x-forwarded-client-cert for a verified peer, as Envoy writes it: By, Hash, Subject, URI. Made at the first call, kept in
+name. Empty: no certificate, a subject that does not fit, no memory."""

@@ -5,7 +5,8 @@ from libc.string cimport memcpy, memset
 from libc.time cimport tm, time_t
 from fastmesh._core.base.err cimport FM_OK, FM_ENOMEM, FM_ETLS_IDENTITY
 from fastmesh._core.base.openssl cimport (
-    ASN1_STRING, ASN1_STRING_get0_data, ASN1_STRING_length, ASN1_TIME_to_tm, ERR_clear_error, EXFLAG_CA, GENERAL_NAME, GENERAL_NAMES,
+    ASN1_STRING, BIO, BIO_free, BIO_new, BIO_read, BIO_s_mem, EVP_sha256, X509_NAME_print_ex, X509_digest, X509_get_subject_name,
+    XN_FLAG_RFC2253, ASN1_STRING_get0_data, ASN1_STRING_length, ASN1_TIME_to_tm, ERR_clear_error, EXFLAG_CA, GENERAL_NAME, GENERAL_NAMES,
     GENERAL_NAMES_free, GENERAL_NAME_get0_value, GEN_DNS, GEN_URI, KU_CRL_SIGN, KU_KEY_CERT_SIGN, NID_subject_alt_name, STACK_X509, X509,
     X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, X509_check_host, X509_check_ip_asc, X509_get0_notAfter,
     X509_get_ext_d2i, X509_get_extension_flags, X509_get_key_usage, sk_GENERAL_NAME_num, sk_GENERAL_NAME_value, sk_X509_num, sk_X509_value,
@@ -156,6 +157,8 @@ cdef int peer_check(X509 *x, const TlsPeer *want, Slice trust_domain, PeerName *
     cdef GENERAL_NAMES *names
     name.spiffe = NULL
     name.n = 0
+    name.forwarded = NULL
+    name.nforwarded = 0
     names = <GENERAL_NAMES *>X509_get_ext_d2i(x, NID_subject_alt_name, &critical, NULL)
     if names == NULL and critical != -1:
         ERR_clear_error()
@@ -176,8 +179,11 @@ cdef int peer_check(X509 *x, const TlsPeer *want, Slice trust_domain, PeerName *
 
 cdef void peer_name_free(PeerName *name) noexcept nogil:
     free(name.spiffe)
+    free(name.forwarded)
     name.spiffe = NULL
+    name.forwarded = NULL
     name.n = 0
+    name.nforwarded = 0
 
 
 cdef uint64_t chain_not_after(const STACK_X509 *chain) noexcept nogil:
@@ -242,3 +248,74 @@ cdef uint64_t peer_hash(const TlsPeer *p, Slice sni) noexcept nogil:
     for i in range(p.n):
         h = hash_slice(h, p.sans[i])
     return hash_slice(h, p.host)
+
+
+cdef uint32_t put(char *out, uint32_t n, const char *text, uint32_t k) noexcept nogil:
+    memcpy(out + n, text, k)
+    return n + k
+
+
+cdef uint32_t put_uri(char *out, uint32_t n, X509 *x, const char *key, uint32_t k) noexcept nogil:
+    """`key` and the first URI SAN, if it is a SPIFFE ID."""
+    cdef GENERAL_NAMES *names = <GENERAL_NAMES *>X509_get_ext_d2i(x, NID_subject_alt_name, NULL, NULL)
+    cdef Slice uri, td
+    cdef int i
+    if names == NULL:
+        return n
+    for i in range(sk_GENERAL_NAME_num(names)):
+        if sk_GENERAL_NAME_value(names, i).type == GEN_URI:
+            uri = name_text(sk_GENERAL_NAME_value(names, i))
+            if spiffe_valid(uri, &td):   # its characters need no quotes
+                n = put(out, put(out, n, key, k), uri.p, <uint32_t>uri.n)
+                break
+    GENERAL_NAMES_free(names)
+    return n
+
+
+cdef uint32_t cert_forwarded(X509 *own, X509 *peer, char *out) noexcept nogil:
+    cdef const char *digits = "0123456789abcdef"
+    cdef unsigned char md[64]
+    cdef unsigned int i, k = 0
+    cdef char subject[SUBJECT_MAX + 1]
+    cdef int got
+    cdef uint32_t n = 0
+    cdef BIO *b
+    if own != NULL:
+        n = put_uri(out, n, own, "By=", 3)
+        if n:
+            n = put(out, n, ";", 1)
+    if X509_digest(peer, EVP_sha256(), md, &k) != 1:
+        ERR_clear_error()
+        return 0
+    n = put(out, n, "Hash=", 5)
+    for i in range(k):
+        out[n] = digits[md[i] >> 4]
+        out[n + 1] = digits[md[i] & 15]
+        n += 2
+    b = BIO_new(BIO_s_mem())
+    if b == NULL:
+        return 0
+    got = X509_NAME_print_ex(b, X509_get_subject_name(peer), 0, XN_FLAG_RFC2253)
+    if got > 0:
+        got = BIO_read(b, subject, SUBJECT_MAX + 1)
+    BIO_free(b)
+    ERR_clear_error()
+    if got > SUBJECT_MAX:
+        return 0
+    n = put(out, n, ";Subject=\"", 10)
+    if got > 0:                          # RFC 2253 has escaped quotes, controls and what is not ASCII
+        n = put(out, n, subject, <uint32_t>got)
+    n = put(out, n, "\"", 1)
+    return put_uri(out, n, peer, ";URI=", 5)
+
+
+cdef Slice peer_forwarded(PeerName *name, X509 *own, X509 *peer) noexcept nogil:
+    cdef char text[CERT_FORWARDED]
+    cdef uint32_t n
+    if name.forwarded == NULL and peer != NULL:
+        n = cert_forwarded(own, peer, text)
+        name.forwarded = <char *>malloc(n + 1)
+        if name.forwarded != NULL:
+            memcpy(name.forwarded, text, n)
+            name.nforwarded = n
+    return slice_of(name.forwarded, name.nforwarded)

@@ -11,6 +11,7 @@ from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport Conn, ConnOps
 from fastmesh._core.net.reactor cimport Reactor, Source, Task
 from fastmesh._core.net.sock cimport Addr
+from fastmesh._core.net.tls cimport Tls
 from fastmesh._core.net.tls_ctx cimport TlsCtx
 from fastmesh._core.policy.lb_level cimport LevelShares
 from fastmesh._core.proto.h1_body cimport H1Body
@@ -238,6 +239,7 @@ cdef struct Exchange:
     Exchange *wait_next          # H2c.waiting, UpPool.waiting
     Exchange *wait_prev
     void *down                   # the codec's: H1s, or a stream; NULL once the client is gone
+    Tls *tls                     # of the client's connection, while the head is judged and no longer; NULL: none
     void *up                     # H1c, a stream, or the H2c that is being dialled; NULL: none
     const DownOps *dops
     const UpOps *uops            # of `up`

@@ -5,6 +5,7 @@ from fastmesh._core.base.buf cimport Block, block_data, block_free, block_new
 from fastmesh._core.base.err cimport FM_EHEAD, FM_ENOMEM, FM_EREWRITE, FM_OK
 from fastmesh._core.base.view cimport Slice, ascii_lower, slice_ieq, slice_of
 from fastmesh._core.net.sock cimport addr_text
+from fastmesh._core.net.tls cimport tls_forwarded_cert
 from fastmesh._core.policy.lb cimport rng_next
 from fastmesh._core.policy.router cimport RouteMatch, router_rewrite
 from fastmesh._core.proto.msg cimport (
@@ -15,7 +16,7 @@ from fastmesh._core.proto.trace cimport (
 from fastmesh._core.proxy.ctx cimport HBUF_BYTES, Exchange, Worker
 from fastmesh._core.shm.snapshot cimport (
     HOP_ADD, HOP_REMOVE, HOP_SET, RW_FULL, RW_PREFIX, RW_REGEX, Snap, SnapArr, SnapCluster, SnapEndpoint, SnapHdrOp, snap_at, snap_str)
-from fastmesh._core.shm.stats cimport DIR_GATEWAY, DIR_INBOUND, SEC_NONE
+from fastmesh._core.shm.stats cimport DIR_GATEWAY, DIR_INBOUND, SEC_MTLS, SEC_NONE
 
 cdef enum:
     DIGITS = 10                  # of a 32-bit number
@@ -181,6 +182,38 @@ cdef int add_ids(Exchange *ex, Msg *m) noexcept nogil:
     return msg_add(m, b"traceparent", 11, p, TRACEPARENT_BYTES, H_TRACEPARENT)
 
 
+cdef int add_client_cert(Exchange *ex, Msg *m) noexcept nogil:
+    # Istio's APPEND_FORWARD: who showed a certificate of the mesh is believed what it says of those before it, and its own certificate
+    # comes last. Anybody else could say anything, so nothing of it reaches the application.
+    cdef Slice own = slice_of("", 0)
+    cdef const Hdr *h
+    cdef char *p
+    cdef uint32_t n = 0
+    cdef uint32_t i
+    if ex.tls != NULL and ex.security == SEC_MTLS:
+        own = tls_forwarded_cert(ex.tls)
+    if own.n == 0:
+        msg_drop(m, b"x-forwarded-client-cert", 23, H_X_FORWARDED_CLIENT_CERT)
+        return FM_OK
+    for i in range(m.nhdr):
+        if m.hdr[i].id == H_X_FORWARDED_CLIENT_CERT and not m.hdr[i].flags & HF_DROP:
+            n += m.hdr[i].value_n + 1
+    p = hbuf_take(ex.w, n + <uint32_t>own.n)
+    if p == NULL:
+        return FM_EHEAD
+    n = 0
+    for i in range(m.nhdr):
+        h = &m.hdr[i]
+        if h.id == H_X_FORWARDED_CLIENT_CERT and not h.flags & HF_DROP and h.value_n:
+            memcpy(p + n, h.value, h.value_n)
+            n += h.value_n
+            p[n] = 44
+            n += 1
+    memcpy(p + n, own.p, own.n)
+    msg_drop(m, b"x-forwarded-client-cert", 23, H_X_FORWARDED_CLIENT_CERT)
+    return msg_add(m, b"x-forwarded-client-cert", 23, p, n + <uint32_t>own.n, H_X_FORWARDED_CLIENT_CERT)
+
+
 cdef int add_forwarded(Exchange *ex, Msg *m) noexcept nogil:
     # A gateway says who the client is and trusts nobody's word for it but appends; a sidecar passes on what it was told.
     cdef Worker *w = ex.w
@@ -190,8 +223,8 @@ cdef int add_forwarded(Exchange *ex, Msg *m) noexcept nogil:
     cdef uint32_t i
     cdef bint https = ex.security != SEC_NONE
     if ex.direction != DIR_GATEWAY:
-        if ex.direction == DIR_INBOUND:
-            msg_drop(m, b"x-forwarded-client-cert", 23, H_X_FORWARDED_CLIENT_CERT)
+        if ex.direction == DIR_INBOUND and add_client_cert(ex, m) != FM_OK:
+            return FM_EHEAD
         if msg_find(m, H_X_FORWARDED_PROTO) == NULL:
             return msg_add(m, b"x-forwarded-proto", 17, b"http", 4, H_X_FORWARDED_PROTO)
         return FM_OK

@@ -209,6 +209,7 @@ cdef inline void s_flush(H1s *s) noexcept nogil:
 
 cdef void s_begin(H1s *s, Exchange *ex) noexcept nogil:
     ex.security = s.security
+    ex.tls = s.conn.tls
     ex.peer = s.peer
     ex.peer_addr = s.conn.peer
     ex.minor = s.minor

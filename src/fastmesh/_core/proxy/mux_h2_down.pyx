@@ -219,6 +219,7 @@ cdef Exchange *begin(H2Io *io, H2Stream *st) noexcept nogil:
     st.owner = ex
     st.moved = <uint32_t>w.r.now_ms
     ex.security = s.security
+    ex.tls = s.conn.tls
     ex.peer = s.peer
     ex.peer_addr = s.conn.peer
     ex.minor = 2
