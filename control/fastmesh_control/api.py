@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.applications import Starlette
@@ -33,13 +34,16 @@ from fastmesh_control.ca import Authority, Refused
 from fastmesh_control.mesh import Applied, Mesh
 from fastmesh_control.metrics import Metrics
 from fastmesh_control.registry import Session
+from fastmesh_control.rotation import NotNow, Rotation
 from fastmesh_control.server import ControlServer
+from fastmesh_control.signer import BadSigner, load
 from fastmesh_control.store import Resource, StateError, Store
 
 log = logging.getLogger("fastmesh.control")
 
 MAX_BODY = 32 << 20
 MAX_WAIT = 600.0
+MAX_REASON = 200
 SHORT = {
     "VirtualService": "vs",
     "DestinationRule": "dr",
@@ -61,6 +65,7 @@ class Api:
         mesh: Mesh,
         server: ControlServer,
         authority: Authority,
+        rotation: Rotation,
         where: tokens.Where,
         metrics: Metrics,
         token: str,
@@ -69,6 +74,7 @@ class Api:
         self._mesh = mesh
         self._server = server
         self._authority = authority
+        self._rotation = rotation
         self._where = where
         self._metrics = metrics
         self._token = token.encode()
@@ -85,6 +91,11 @@ class Api:
             ("GET", "/v1/tokens", self.tokens, False),
             ("POST", "/v1/tokens", self.token_create, False),
             ("DELETE", "/v1/tokens/{name}", self.token_delete, False),
+            ("GET", "/v1/ca", self.ca, False),
+            ("POST", "/v1/ca/{step}", self.ca_step, False),
+            ("GET", "/v1/denied", self.denied, False),
+            ("POST", "/v1/denied", self.deny, False),
+            ("DELETE", "/v1/denied", self.allow, False),
             ("GET", "/v1/proxies", self.proxies, False),
             ("GET", "/v1/proxies/{name}/config", self.proxy_config, False),
             ("DELETE", "/v1/proxies/{name}", self.proxy_delete, False),
@@ -113,7 +124,9 @@ class Api:
             except StateError as error:
                 log.error("%s %s: %s", request.method, request.url.path, error)
                 response = _error(507 if error.full else 500, f"nothing was changed: {error}")
-            except (tokens.TokenError, Refused) as error:
+            except NotNow as error:
+                response = _error(409, str(error))
+            except (tokens.TokenError, Refused, BadSigner) as error:
                 response = _error(400, str(error))
             return self._count(response)
 
@@ -294,6 +307,55 @@ class Api:
             return _error(404, f"Token {name} does not exist")
         return JSONResponse({})
 
+    # -- certificates
+
+    async def ca(self, request: Request) -> Response:
+        """Which certificate signs, which roots are trusted, and what a rotation waits for."""
+        return JSONResponse(self._rotation.status(time.time()))
+
+    async def ca_step(self, request: Request) -> Response:
+        """rotate (to a root of our own, or to {"key", "certificate", "root"}, PEM), proceed ({"force"}),
+        cancel."""
+        step, said = request.path_params["step"], _object(await _body(request))
+        if step == "rotate":
+            parts = [said.pop(name, "") for name in ("key", "certificate", "root")]
+            if said or not all(isinstance(part, str) for part in parts):
+                raise HTTPException(400, "key, certificate and root are wanted, in PEM, or nothing")
+            given = load(*(part.encode() for part in parts), now=datetime.now(UTC)) if any(parts) else None
+            self._rotation.begin(given)
+        elif step == "proceed":
+            self._rotation.proceed(said.get("force") is True)
+        elif step == "cancel":
+            self._rotation.cancel()
+        else:
+            raise HTTPException(404, f"no such step: {step:.80}")
+        return JSONResponse({**self._rotation.status(time.time()), "version": self._mesh.version})
+
+    async def denied(self, request: Request) -> Response:
+        """Identities that no proxy lets in and that get no certificate."""
+        items = [
+            {"identity": identity, "since": since, "reason": reason}
+            for identity, (since, reason) in sorted(self._rotation.denied.items())
+        ]
+        return JSONResponse({"items": items})
+
+    async def deny(self, request: Request) -> Response:
+        said = _object(await _body(request))
+        identity, reason = said.get("identity"), said.get("reason", "")
+        if not isinstance(identity, str) or not isinstance(reason, str) or len(reason) > MAX_REASON:
+            raise HTTPException(400, f"identity and a reason of up to {MAX_REASON} characters are wanted")
+        self._rotation.deny(self._authority.check_identity(identity), reason)
+        for session in list(self._server.registry.by_instance.values()):
+            if session.identity == identity:
+                self._server.remove(session)
+        return JSONResponse({"identity": identity, "version": self._mesh.version})
+
+    async def allow(self, request: Request) -> Response:
+        identity = request.query_params.get("identity", "")
+        if not self._rotation.allow(identity):
+            return _error(404, f"{identity:.200} is not denied")
+        return JSONResponse({"identity": identity, "version": self._mesh.version})
+
     # -- proxies
 
     async def proxies(self, request: Request) -> Response:
@@ -376,6 +438,17 @@ async def _body(request: Request) -> bytes:
             raise HTTPException(413, f"the body is larger than {MAX_BODY >> 20} MiB")
         parts.append(part)
     return b"".join(parts)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """A JSON object; nothing is an empty one."""
+    try:
+        said = json.loads(body) if body else {}
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        raise HTTPException(400, "the body is not a JSON object")
+    return said
 
 
 def _files(request: Request, body: bytes) -> list[tuple[str, str | bytes]]:

@@ -1,9 +1,8 @@
-"""The mesh's certificate authority: a self-signed P-256 root made on first start, leaves signed for checked
-requests.
+"""The mesh's certificate authority: leaves signed for checked requests.
 
-Owns the root key and every rule of what is signed and of what proves an identity. It must not know tokens,
-sessions or storage other than its two files. SPIFFE X.509-SVID: the URI SAN is the identity, and the only
-SAN.
+Owns every rule of what is signed and of what proves an identity. Which certificate signs, and which roots are
+trusted, is the keyring's. It must not know tokens, sessions or files. SPIFFE X.509-SVID: the URI SAN is the
+identity, and the only SAN.
 """
 
 from __future__ import annotations
@@ -20,16 +19,14 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fastmesh_control.files import read_secret, write_secret
-from fastmesh_control.store import StateError
+from fastmesh_control.keyring import Keyring
+from fastmesh_control.signer import BACKDATE_SECONDS, Signer, issued_by, key_id, pem_of, usage
 
-ROOT_DAYS = 3650
 LEAF_SECONDS = 24 * 3600.0
-BACKDATE_SECONDS = 60  # of leaves: sidecars' clocks may lag a little
 NONCE_SECONDS = 120.0  # how long a challenge can be answered
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\s*", re.S)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -41,8 +38,9 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Leaf:
-    chain: bytes  # PEM
+    chain: bytes  # PEM: the leaf, and what is between it and the root
     serial: str
+    issuer: str  # of the signer (signer.key_id)
     issued: int
     not_before: int
     not_after: int
@@ -56,6 +54,7 @@ class Identity:
     service_account: str
     service: str
     serial: str
+    issuer: str
     not_after: float
 
 
@@ -71,111 +70,57 @@ def check_name(value: str, what: str) -> str:
 
 
 class Authority:
-    """The root and what it signs."""
+    """What is signed with the keyring's signer."""
 
-    def __init__(self, directory: Path, trust_domain: str, leaf_seconds: float = LEAF_SECONDS) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        trust_domain: str,
+        leaf_seconds: float = LEAF_SECONDS,
+        given: Signer | None = None,
+    ) -> None:
         self.trust_domain = check_name(trust_domain, "trust domain")
         self.leaf_seconds = leaf_seconds
         self._nonce_key = secrets.token_bytes(32)
-        key_pem, cert_pem = read_secret(directory / "ca.key"), read_secret(directory / "ca.crt")
-        if key_pem is None and cert_pem is None:
-            key_pem, cert_pem = self._make_root()
-            write_secret(directory / "ca.key", key_pem)
-            write_secret(directory / "ca.crt", cert_pem)
-        if key_pem is None or cert_pem is None:
-            raise StateError(
-                f"of ca.key and ca.crt in {directory} one is missing: "
-                "restore it, or remove both to make a new root"
-            )
-        try:
-            key = serialization.load_pem_private_key(key_pem, password=None)
-            self.root = x509.load_pem_x509_certificate(cert_pem)
-        except ValueError as error:
-            raise StateError(f"ca.key or ca.crt in {directory} cannot be read: {error}") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != self.root.public_key():
-            raise StateError(f"ca.key in {directory} is not the key of ca.crt")
-        self._key = key
-        self.roots_pem = cert_pem
-
-    def _make_root(self) -> tuple[bytes, bytes]:
-        key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.now(UTC)
-        name = x509.Name(
-            [
-                x509.NameAttribute(NameOID.ORGANIZATION_NAME, self.trust_domain[:64]),
-                x509.NameAttribute(NameOID.COMMON_NAME, f"fastmesh root {secrets.token_hex(4)}"),
-            ]
-        )
-        usage = x509.KeyUsage(
-            digital_signature=False,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            key_cert_sign=True,
-            crl_sign=True,
-            encipher_only=False,
-            decipher_only=False,
-        )
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        cert = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(seconds=BACKDATE_SECONDS))
-            .not_valid_after(now + timedelta(days=ROOT_DAYS))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(usage, critical=True)
-            .add_extension(identifier, critical=False)
-            .add_extension(
-                x509.SubjectAlternativeName(
-                    [x509.UniformResourceIdentifier(f"spiffe://{self.trust_domain}")]
-                ),
-                critical=False,
-            )
-            .sign(key, hashes.SHA256())
-        )
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return pem, cert.public_bytes(serialization.Encoding.PEM)
+        self.keyring = Keyring(directory, trust_domain, given)
 
     @property
-    def root_expires(self) -> float:
-        return self.root.not_valid_after_utc.timestamp()
+    def roots_pem(self) -> bytes:
+        """What sidecars are to trust now."""
+        return self.keyring.roots_pem()
+
+    def check_identity(self, identity: str) -> str:
+        """A SPIFFE ID that this authority could sign; Refused says what is wrong."""
+        prefix = f"spiffe://{self.trust_domain}/ns/"
+        parts = identity.removeprefix(prefix).split("/")
+        if not identity.startswith(prefix) or len(parts) != 3 or parts[1] != "sa":
+            raise Refused(f"{identity!r:.200} is no identity of this mesh: {prefix}NAMESPACE/sa/ACCOUNT")
+        check_name(parts[0], "namespace")
+        check_name(parts[2], "service account")
+        return identity
 
     def sign(self, csr_der: bytes, namespace: str, service_account: str, service: str) -> Leaf:
         """A leaf for a CSR that asks for exactly the identity that its sender is entitled to."""
         wanted = spiffe_id(self.trust_domain, namespace, service_account)
         key = self._check_csr(csr_der, wanted)
         now = datetime.now(UTC)
-        until = min(now + timedelta(seconds=self.leaf_seconds), self.root.not_valid_after_utc)
-        usage = x509.KeyUsage(
-            digital_signature=True,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            key_cert_sign=False,
-            crl_sign=False,
-            encipher_only=False,
-            decipher_only=False,
-        )
-        issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        cert = (
+        signer = self.keyring.active
+        until = min(now + timedelta(seconds=self.leaf_seconds), signer.expires)
+        if until <= now and self.leaf_seconds > 0:
+            raise Refused(f"the mesh's signing certificate has expired on {until:%Y-%m-%d %H:%M:%S}Z")
+        issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key())
+        builder = (
             x509.CertificateBuilder()
             # The subject carries the service, so that a proof of identity says which endpoint list its holder
             # may join.
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, service[:64])]))
-            .issuer_name(self.root.subject)
+            .issuer_name(signer.cert.subject)
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(seconds=BACKDATE_SECONDS))
             .not_valid_after(until)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(usage, critical=True)
+            .add_extension(usage(ca=False), critical=True)
             .add_extension(
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
                 critical=False,
@@ -184,11 +129,12 @@ class Authority:
             .add_extension(
                 x509.SubjectAlternativeName([x509.UniformResourceIdentifier(wanted)]), critical=False
             )
-            .sign(self._key, hashes.SHA256())
         )
+        cert = signer.sign(builder)
         return Leaf(
-            cert.public_bytes(serialization.Encoding.PEM),
+            pem_of(cert) + signer.path,
             f"{cert.serial_number:x}",
+            signer.id,
             int(now.timestamp()),
             int(cert.not_valid_before_utc.timestamp()),
             int(cert.not_valid_after_utc.timestamp()),
@@ -204,7 +150,7 @@ class Authority:
             raise Refused("the certificate request's key is not P-256")
         if not csr.is_signature_valid:
             raise Refused("the certificate request is not signed by its own key")
-        if key == self._key.public_key():
+        if key == self.keyring.active.cert.public_key():
             raise Refused("the certificate request carries the authority's own key")
         try:
             names = list(csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
@@ -241,7 +187,9 @@ class Authority:
         first = _PEM.search(chain)
         try:
             cert = x509.load_pem_x509_certificate(first[0] if first else b"")
-            cert.verify_directly_issued_by(self.root)
+            issuer = next((i for i in self.keyring.issuers() if issued_by(cert, i)), None)
+            if issuer is None:
+                raise ValueError("nobody who signs here has signed it")
             key = cert.public_key()
             uris = cert.extensions.get_extension_for_class(
                 x509.SubjectAlternativeName
@@ -264,5 +212,6 @@ class Authority:
             parts[2],
             str(names[0].value),
             f"{cert.serial_number:x}",
+            key_id(issuer),
             cert.not_valid_after_utc.timestamp(),
         )

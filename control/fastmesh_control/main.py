@@ -25,13 +25,19 @@ import uvicorn
 import uvloop
 import zmq
 
+from fastmesh.model import wire
 from fastmesh_control.api import Api
 from fastmesh_control.ca import Authority, Refused
 from fastmesh_control.files import read_secret, write_secret
+from fastmesh_control.identities import Identities
+from fastmesh_control.keyring import PHASES
 from fastmesh_control.mesh import Mesh
 from fastmesh_control.metrics import Metrics
+from fastmesh_control.pluggedin import PluggedIn
 from fastmesh_control.registry import Registry
+from fastmesh_control.rotation import Rotation
 from fastmesh_control.server import ControlServer
+from fastmesh_control.signer import BadSigner
 from fastmesh_control.store import StateError, Store, check_directory
 from fastmesh_control.tokens import Where
 from fastmesh_control.topics import Compiler
@@ -142,11 +148,14 @@ async def serve(options: argparse.Namespace, state: Path) -> None:
     if is_wildcard(host) and not options.advertise:
         log.warning("listening on all addresses without --advertise: join bundles will say 127.0.0.1")
     keys = load_keys(state)
-    authority = Authority(state, options.trust_domain, options.cert_ttl)
+    plugged = PluggedIn(Path(options.ca)) if options.ca else None
+    authority = Authority(state, options.trust_domain, options.cert_ttl, plugged.read() if plugged else None)
     store = Store(state / "mesh.db")
     metrics = Metrics()
-    mesh = Mesh(store, Compiler(options.trust_domain, authority.roots_pem))
     registry = Registry(options.lease, options.lease / 3)
+    rotation = Rotation(authority.keyring, store, registry, options.trust_domain)
+    mesh = Mesh(store, Compiler(options.trust_domain, rotation.trust))
+    rotation.connect(mesh.refresh, lambda: mesh.topics[wire.TRUST].version)
     where = Where(
         zmq_address(public, port),
         zmq_address(public, updates_port),
@@ -155,9 +164,9 @@ async def serve(options: argparse.Namespace, state: Path) -> None:
     )
     api_socket = listen(api_host, api_port)
     server = ControlServer(
-        store,
         mesh,
-        authority,
+        Identities(store, authority, rotation, metrics),
+        rotation,
         registry,
         metrics,
         keys.secret,
@@ -172,11 +181,25 @@ async def serve(options: argparse.Namespace, state: Path) -> None:
     metrics.read("leases_expired", "Sidecars that stopped without goodbye", lambda: registry.expired)
     metrics.read("connections_denied", "Connections refused by key", lambda: server.gate.denied)
     metrics.read("state_write_failures", "Changes that could not be written", lambda: mesh.write_failures)
+    keyring = authority.keyring
     metrics.read(
-        "root_expiry_timestamp_seconds", "When the root certificate expires", lambda: authority.root_expires
+        "root_expiry_timestamp_seconds",
+        "When the root certificate expires",
+        lambda: keyring.active.root.not_valid_after_utc.timestamp(),
     )
+    metrics.read(
+        "signer_expiry_timestamp_seconds",
+        "When the signing certificate, or one above it, expires",
+        lambda: keyring.active.expires.timestamp(),
+    )
+    metrics.read(
+        "rotation_phase",
+        "0: none, 1: roots are given out, 2: certificates",
+        lambda: PHASES.index(keyring.phase),
+    )
+    metrics.read("denied_identities", "Identities that are denied", lambda: len(rotation.denied))
     write_secret(state / "api.url", f"http://{api_host}:{api_port}\n".encode())
-    api = Api(store, mesh, server, authority, where, metrics, load_api_token(state))
+    api = Api(store, mesh, server, authority, rotation, where, metrics, load_api_token(state))
     config = uvicorn.Config(
         api.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
     )
@@ -190,6 +213,8 @@ async def serve(options: argparse.Namespace, state: Path) -> None:
         asyncio.create_task(http.serve(sockets=[api_socket])),
         asyncio.create_task(stop.wait()),
     ]
+    if plugged is not None:
+        tasks.append(asyncio.create_task(plugged.watch(rotation.offer)))
     log.info(
         "control plane of %s: sidecars %s, updates %s, API http://%s:%d, state %s (epoch %s, version %d)",
         options.trust_domain,
@@ -208,8 +233,9 @@ async def serve(options: argparse.Namespace, state: Path) -> None:
             task.result()
     finally:
         http.should_exit = True
-        tasks[0].cancel()
-        await asyncio.wait(tasks[:2], timeout=3)
+        for task in (tasks[0], *tasks[3:]):
+            task.cancel()
+        await asyncio.wait([*tasks[:2], *tasks[3:]], timeout=3)
         server.close()
         store.close()
 
@@ -227,7 +253,7 @@ def run(options: argparse.Namespace) -> int:
         check_directory(state)
         with locked(state):
             uvloop.run(serve(options, state))
-    except (StateError, StartError, Refused) as error:
+    except (StateError, StartError, Refused, BadSigner) as error:
         print(f"fastmesh control: {error}", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:

@@ -179,6 +179,10 @@ class Mesh:
             self._change(state, {key}, services={**more}, strict=False)
         return True
 
+    def refresh(self) -> None:
+        """What topics are made of besides this state has changed (certificates)."""
+        self._change(self.state, None, strict=False)
+
     def endpoint_up(self, row: EndpointRow) -> None:
         """A workload serves: list it. (Its service stays known when its last endpoint goes.)"""
         if self.state.endpoints.get(row.instance) == row:

@@ -41,6 +41,19 @@ class Session:
     applied: dict[str, int] = field(default_factory=dict)
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)  # topic -> version and reason of a nack
     status: dict[str, Any] = field(default_factory=dict)
+    renewed: float | None = None  # when it last got a certificate that its workers have not said to serve
+    renewed_at: int = 0  # the generation of its config then
+
+    def renewing(self, now: float) -> None:
+        """It has been given a new certificate."""
+        self.renewed, self.renewed_at = now, int(self.status.get("generation", 0))
+
+    def settled(self, before: float) -> bool:
+        """Do its workers serve with its newest certificate, given out before this time?"""
+        serves = int(self.status.get("generation", 0)) > self.renewed_at
+        if self.renewed is not None and self.renewed <= before and serves:
+            self.renewed = None
+        return self.renewed is None
 
     @property
     def name(self) -> str:

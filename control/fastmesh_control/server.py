@@ -21,12 +21,12 @@ import zmq
 import zmq.asyncio
 
 from fastmesh.model import wire
-from fastmesh_control import tokens
-from fastmesh_control.ca import Authority, Leaf, Refused, spiffe_id
+from fastmesh_control.identities import Denied, Identities
 from fastmesh_control.mesh import MAX_PORTS, Mesh, Update
 from fastmesh_control.metrics import Metrics
 from fastmesh_control.registry import GRACE_SECONDS, MAX_SESSIONS, Registry, Session
-from fastmesh_control.store import EndpointRow, ProxyRow, StateError, Store
+from fastmesh_control.rotation import NotNow, Rotation
+from fastmesh_control.store import EndpointRow, StateError
 from fastmesh_control.zap import ROUTER_DOMAIN, UPDATES_DOMAIN, Gate
 
 log = logging.getLogger("fastmesh.control")
@@ -41,17 +41,6 @@ PING_MS, PING_TIMEOUT_MS = 5_000, 15_000
 SWEEP_SECONDS = 0.5
 FETCH_SECONDS = 5.0
 WAIT_PAUSE = 0.005
-# A sidecar whose certificate ran out while we were away may still renew by its registered key.
-EXPIRED_GRACE = 7 * 24 * 3600.0
-
-
-class Denied(Exception):
-    """A request answered with an error message."""
-
-    def __init__(self, code: str, message: str, nonce: bytes | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.nonce = nonce
 
 
 @dataclass(frozen=True)
@@ -89,18 +78,18 @@ class ControlServer:
 
     def __init__(
         self,
-        store: Store,
         mesh: Mesh,
-        authority: Authority,
+        identities: Identities,
+        rotation: Rotation,
         registry: Registry,
         metrics: Metrics,
         curve_secret: bytes,
         router_address: str,
         updates_address: str,
     ) -> None:
-        self._store = store
         self._mesh = mesh
-        self._authority = authority
+        self._identities = identities
+        self._rotation = rotation
         self.registry = registry
         self._metrics = metrics
         self.incarnation = secrets.token_hex(8)
@@ -174,6 +163,10 @@ class ControlServer:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self._sweep_once(time.monotonic())
+            try:
+                self._rotation.tick(time.time())
+            except (StateError, NotNow) as error:
+                log.error("rotation: %s", error)
 
     def _sweep_once(self, now: float) -> None:
         stalled = now - self._swept - SWEEP_SECONDS
@@ -276,47 +269,11 @@ class ControlServer:
         return session
 
     def _do_challenge(self, peer: Peer, message: Message) -> Answer:
-        return [("nonce", {"nonce": self._authority.nonce(peer.key)})]
+        return [("nonce", {"nonce": self._identities.nonce(peer.key)})]
 
     def _do_join(self, peer: Peer, message: Message) -> Answer:
         self._negotiate(message)
-        try:
-            token = tokens.check(self._store, message["token"])
-        except tokens.TokenError as error:
-            log.warning("a join was refused: %s", error)
-            raise Denied(wire.E_TOKEN_EXPIRED if error.expired else wire.E_TOKEN_BAD, str(error)) from None
-        known = self._store.proxy(message["instance"])
-        owner = (token.namespace, token.service, token.service_account)
-        if known is not None and (known.namespace, known.service, known.service_account) != owner:
-            raise Denied(wire.E_IDENTITY, f"instance id {message['instance']} belongs to another workload")
-        try:
-            leaf = self._authority.sign(message["csr"], token.namespace, token.service_account, token.service)
-        except Refused as refused:
-            raise Denied(wire.E_CSR, str(refused)) from None
-        row = ProxyRow(message["instance"], peer.key, *owner, leaf.serial, leaf.not_after, time.time())
-        self._store.proxies_forget(time.time() - EXPIRED_GRACE)
-        self._store.proxy_put(row, token.id)
-        return [self._certificate(leaf, row, "join")]
-
-    def _certificate(self, leaf: Leaf, row: ProxyRow, reason: str) -> tuple[str, dict[str, Any]]:
-        identity = spiffe_id(self._authority.trust_domain, row.namespace, row.service_account)
-        self._metrics.certificates.labels(reason).inc()
-        log.info(
-            "%s: certificate %s for %s-%s until %d",
-            reason,
-            identity,
-            row.service,
-            row.instance,
-            leaf.not_after,
-        )
-        return "certificate", {
-            "chain": leaf.chain,
-            "roots": self._authority.roots_pem,
-            "spiffe_id": identity,
-            "issued": leaf.issued,
-            "not_before": leaf.not_before,
-            "not_after": leaf.not_after,
-        }
+        return [self._identities.join(peer.key, message)]
 
     def _negotiate(self, message: Message) -> int:
         low, high = message["protocol"]
@@ -330,7 +287,7 @@ class ControlServer:
 
     def _do_hello(self, peer: Peer, message: Message) -> Answer:
         version = self._negotiate(message)
-        row = self._identify(peer, message)
+        row = self._identities.identify(peer.key, message)
         info = message["info"]
         if (info["service"], info["namespace"]) != (row.service, row.namespace):
             wanted = f"{info['namespace']}/{info['service']}"
@@ -351,7 +308,7 @@ class ControlServer:
             row.namespace,
             row.service,
             row.service_account,
-            spiffe_id(self._authority.trust_domain, row.namespace, row.service_account),
+            self._identities.spiffe_id(row),
             info,
             tuple(message["patterns"]),
             row.cert_expires,
@@ -383,61 +340,8 @@ class ControlServer:
             )
         ]
 
-    def _identify(self, peer: Peer, message: Message) -> ProxyRow:
-        """Whose hello this is: by a CURVE key that joined, else by proof of a certificate of ours."""
-        instance = message["instance"]
-        row = self._store.proxy(instance)
-        if row is not None and row.key == peer.key and row.cert_expires + EXPIRED_GRACE > time.time():
-            return row
-        if not all(part in message for part in ("chain", "nonce", "signature")):
-            text = "this key is not known: prove the identity"
-            raise Denied(wire.E_PROOF, text, self._authority.nonce(peer.key))
-        try:
-            who = self._authority.prove(message["chain"], message["nonce"], message["signature"], peer.key)
-            if self._store.cert_revoked(who.serial):
-                raise Refused("this sidecar has been removed: it has to join anew")
-        except Refused as refused:
-            raise Denied(wire.E_IDENTITY, str(refused)) from None
-        proven = (who.namespace, who.service, who.service_account)
-        if row is not None and (row.namespace, row.service, row.service_account) != proven:
-            raise Denied(wire.E_IDENTITY, f"instance id {instance} belongs to another workload")
-        row = ProxyRow(instance, peer.key, *proven, who.serial, who.not_after, time.time())
-        self._store.proxy_put(row)
-        return row
-
     def _do_renew(self, session: Session, message: Message) -> Answer:
-        row = self._store.proxy(session.instance)
-        if row is None:
-            raise Denied(wire.E_IDENTITY, "this sidecar has been removed")
-        try:
-            who = self._authority.prove(
-                message["chain"],
-                message["nonce"],
-                message["signature"],
-                session.key,
-                message["csr"],
-                EXPIRED_GRACE,
-            )
-            if (who.namespace, who.service_account) != (session.namespace, session.service_account):
-                raise Refused("the certificate is another workload's")
-            leaf = self._authority.sign(
-                message["csr"], session.namespace, session.service_account, session.service
-            )
-        except Refused as refused:
-            raise Denied(wire.E_IDENTITY, str(refused)) from None
-        renewed = ProxyRow(
-            row.instance,
-            row.key,
-            row.namespace,
-            row.service,
-            row.service_account,
-            leaf.serial,
-            leaf.not_after,
-            row.joined,
-        )
-        self._store.proxy_put(renewed)
-        session.cert_expires = leaf.not_after
-        return [self._certificate(leaf, renewed, "renew")]
+        return [self._identities.renew(session, message)]
 
     def _do_subscribe(self, session: Session, message: Message) -> Answer:
         session.patterns = tuple(message["patterns"])

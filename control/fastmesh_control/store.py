@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE resources (
@@ -35,7 +35,9 @@ CREATE TABLE tokens (
 CREATE TABLE proxies (
   instance TEXT PRIMARY KEY, key TEXT NOT NULL,
   namespace TEXT NOT NULL, service TEXT NOT NULL, service_account TEXT NOT NULL,
-  cert_serial TEXT NOT NULL, cert_expires REAL NOT NULL, joined REAL NOT NULL) WITHOUT ROWID;
+  cert_serial TEXT NOT NULL, cert_expires REAL NOT NULL, joined REAL NOT NULL,
+  cert_issuer TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+CREATE TABLE denied (identity TEXT PRIMARY KEY, since REAL NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE certs (
   serial TEXT PRIMARY KEY, instance TEXT NOT NULL, expires REAL NOT NULL, revoked INTEGER NOT NULL DEFAULT 0)
   WITHOUT ROWID;
@@ -48,6 +50,13 @@ CREATE TABLE services (
   namespace TEXT NOT NULL, service TEXT NOT NULL, ports TEXT NOT NULL,
   PRIMARY KEY (namespace, service)) WITHOUT ROWID;
 """
+# What a state of an earlier release lacks, by the schema that it has.
+_UPGRADES = {
+    1: """
+ALTER TABLE proxies ADD COLUMN cert_issuer TEXT NOT NULL DEFAULT '';
+CREATE TABLE denied (identity TEXT PRIMARY KEY, since REAL NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
+""",
+}
 
 
 class StateError(Exception):
@@ -97,6 +106,8 @@ class ProxyRow:
     cert_serial: str
     cert_expires: float
     joined: float
+    cert_issuer: str = ""
+    """signer.key_id of who signed it; empty where an earlier release did not write it down."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,12 @@ class Store:
 
     def _prepare(self) -> None:
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
+        while found in _UPGRADES:
+            with self._transaction():
+                for statement in _UPGRADES[found].split(";"):
+                    self._db.execute(statement)
+                found += 1
+                self._db.execute(f"PRAGMA user_version={found}")
         if found == SCHEMA_VERSION:
             self.epoch = str(self._db.execute("SELECT value FROM meta WHERE key='epoch'").fetchone()[0])
             self.version = int(self._db.execute("SELECT value FROM meta WHERE key='version'").fetchone()[0])
@@ -288,7 +305,7 @@ class Store:
         """Record a joined or renewed sidecar; `token` is the id of the token that it used."""
         with self._transaction() as db:
             db.execute(
-                "INSERT OR REPLACE INTO proxies VALUES (?,?,?,?,?,?,?,?)",
+                "INSERT OR REPLACE INTO proxies VALUES (?,?,?,?,?,?,?,?,?)",
                 (
                     row.instance,
                     row.key,
@@ -298,6 +315,7 @@ class Store:
                     row.cert_serial,
                     row.cert_expires,
                     row.joined,
+                    row.cert_issuer,
                 ),
             )
             cert = (row.cert_serial, row.instance, row.cert_expires)
@@ -317,6 +335,26 @@ class Store:
         with self._transaction() as db:
             db.execute("DELETE FROM proxies WHERE instance=?", (instance,))
             db.execute("UPDATE certs SET revoked=1 WHERE instance=?", (instance,))
+
+    def proxies_signed_by_others(self, issuer: str, now: float) -> list[ProxyRow]:
+        """Sidecars with a certificate that is still valid and that another signer signed."""
+        rows = self._db.execute(
+            "SELECT * FROM proxies WHERE cert_expires > ? AND cert_issuer != ? ORDER BY instance",
+            (now, issuer),
+        )
+        return [ProxyRow(*row) for row in rows]
+
+    def denied(self) -> dict[str, tuple[float, str]]:
+        """Identities that are denied: since when, and why."""
+        return {i: (since, reason) for i, since, reason in self._db.execute("SELECT * FROM denied")}
+
+    def deny(self, identity: str, since: float, reason: str) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO denied VALUES (?,?,?)", (identity, since, reason))
+
+    def allow(self, identity: str) -> bool:
+        with self._transaction() as db:
+            return db.execute("DELETE FROM denied WHERE identity=?", (identity,)).rowcount > 0
 
     def cert_revoked(self, serial: str) -> bool:
         row = self._db.execute("SELECT revoked FROM certs WHERE serial=?", (serial,)).fetchone()

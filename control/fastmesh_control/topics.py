@@ -5,6 +5,7 @@ Owns which topics there are and what each is compiled from. It must not know ver
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastmesh.compile.inbound import inbound_limits
@@ -22,9 +23,10 @@ from fastmesh_control.store import EndpointRow, Resource
 class Compiler:
     """Compiles a State. Keeps what it parsed and indexed last: most changes touch endpoints only."""
 
-    def __init__(self, trust_domain: str, roots: bytes) -> None:
+    def __init__(self, trust_domain: str, trust: Callable[[], dict[str, Any]]) -> None:
+        """`trust`: what of the trust topic changes (rotation.py)."""
         self._trust_domain = trust_domain
-        self._trust = {"trust_domain": trust_domain, "roots": roots}
+        self._trust = trust
         self._parsed: dict[Key, tuple[Resource, Parsed]] = {}
         self._world: tuple[State, World] | None = None
 
@@ -36,7 +38,7 @@ class Compiler:
         fragments = compile_services(world, touched)
         found: dict[str, Any] = {f"svc/{host}": fragment for host, fragment in fragments.items()}
         if only is None:
-            found[wire.TRUST] = self._trust
+            found[wire.TRUST] = {"trust_domain": self._trust_domain, **self._trust()}
         namespaces = {namespace for namespace, _ in state.services} | {p.namespace for p in world.policies}
         for namespace in namespaces:
             found[f"ns/{namespace}"] = policy_of(world, namespace)

@@ -12,6 +12,7 @@ COMMANDS = {
     "sidecar": "fastmesh.commands.sidecar",
     "control": "fastmesh.commands.control",
     "token": "fastmesh.commands.token",
+    "ca": "fastmesh.commands.ca",
     "apply": "fastmesh.commands.apply",
     "get": "fastmesh.commands.get",
     "delete": "fastmesh.commands.delete",

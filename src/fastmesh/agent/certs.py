@@ -39,6 +39,8 @@ RENEW_JITTER = 0.05  # of its life, either way: a fleet started together does no
 RENEW_LEAST = 60.0
 # Timers count monotonic time; the wall clock may be set, and a machine may sleep: it is looked at this often.
 CLOCK_SECONDS = 60.0
+# Over this time a fleet spreads its renewals when another certificate signs from now on.
+REISSUE_SECONDS = 30.0
 HELPER_SECONDS = 30.0
 HELPER_OUTPUT = 64 << 10
 PERSIST_RETRY = 30.0
@@ -197,6 +199,13 @@ class Identity:
         self.generation += 1
         self._persist()
         self.on_change()
+
+    def reissue(self, before: int) -> None:
+        """Whoever signs has changed: a certificate issued before (Unix time) is due soon."""
+        if self.has_cert and self.issued < before and self.renew_at > time.time() + REISSUE_SECONDS:
+            life = self.not_after - self.issued
+            self.renew_at = time.time() + random.uniform(0, min(REISSUE_SECONDS, life / 20))
+            self._watch()
 
     def _schedule(self, least: float = 0.0) -> None:
         life = self.not_after - self.issued

@@ -526,6 +526,7 @@ class Subscriber:
             self.nack(topic, reason)
         if "roots" in state["trust"]:
             self._identity.set_roots(state["trust"]["roots"])
+        self._identity.reissue(state["trust"].get("reissue", 0))
         self._on_config({**state, "source": source})
 
     # -- timers

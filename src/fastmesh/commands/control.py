@@ -57,6 +57,13 @@ def register(subparsers: remote.Subparsers) -> None:
         "--trust-domain", default="cluster.local", metavar="NAME", help="of SPIFFE IDs (default %(default)s)"
     )
     parser.add_argument(
+        "--ca",
+        default="",
+        metavar="DIR",
+        help="a certificate authority from elsewhere, watched: ca-cert.pem, ca-key.pem and root-cert.pem, or "
+        "tls.crt, tls.key and ca.crt (default: a root of its own)",
+    )
+    parser.add_argument(
         "--cert-ttl",
         default=24 * 3600.0,
         type=remote.duration,

@@ -14,6 +14,7 @@ from fastmesh_control.ca import Authority
 from fastmesh_control.mesh import Mesh
 from fastmesh_control.metrics import Metrics
 from fastmesh_control.registry import Registry
+from fastmesh_control.rotation import Rotation
 from fastmesh_control.store import StateError, Store
 from fastmesh_control.tokens import TokenError, Where, check
 from fastmesh_control.topics import Compiler
@@ -30,11 +31,13 @@ spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews}}]}]}
 @pytest.fixture
 def parts(tmp_path):
     store = Store(tmp_path / "mesh.db")
-    mesh = Mesh(store, Compiler("cluster.local", b"roots"))
-    server = SimpleNamespace(registry=Registry())
+    authority, registry = Authority(tmp_path, "cluster.local"), Registry()
+    rotation = Rotation(authority.keyring, store, registry, "cluster.local")
+    mesh = Mesh(store, Compiler("cluster.local", rotation.trust))
+    rotation.connect(mesh.refresh, lambda: mesh.topics["trust"].version)
+    server = SimpleNamespace(registry=registry)
     where = Where("tcp://h:1", "tcp://h:2", "k" * 40, "cluster.local")
-    authority = Authority(tmp_path, "cluster.local")
-    app = module.Api(store, mesh, server, authority, where, Metrics(), TOKEN).app
+    app = module.Api(store, mesh, server, authority, rotation, where, Metrics(), TOKEN).app
     yield SimpleNamespace(store=store, mesh=mesh, app=app)
     store.close()
 

@@ -44,7 +44,7 @@ def test_a_leaf_says_who_its_holder_is_and_nothing_more(authority):
     made = make({"spiffe_id": ID})
     leaf = sign(authority, bytes.fromhex(made["csr"]))
     cert = x509.load_pem_x509_certificate(leaf.chain)
-    cert.verify_directly_issued_by(authority.root)
+    cert.verify_directly_issued_by(authority.keyring.active.cert)
     key = serialization.load_pem_private_key(made["key"].encode(), None)
     assert cert.public_key() == key.public_key()
     san = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -64,9 +64,9 @@ def test_the_root_is_made_once_and_kept(tmp_path):
     again = Authority(tmp_path, "cluster.local")
     assert again.roots_pem == first.roots_pem
     assert (tmp_path / "ca.key").stat().st_mode & 0o777 == 0o600
-    constraints = first.root.extensions.get_extension_for_class(x509.BasicConstraints).value
+    constraints = first.keyring.active.root.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert constraints.ca and constraints.path_length == 0
-    years = (first.root_expires - time.time()) / (365.25 * 86400)
+    years = (first.keyring.active.expires.timestamp() - time.time()) / (365.25 * 86400)
     assert 9.9 < years < 10.1
 
 
@@ -119,7 +119,7 @@ def test_a_request_needs_its_keys_own_signature(authority):
 
 def test_the_authoritys_own_key_is_not_certified_again(authority):
     with pytest.raises(Refused, match="own key"):
-        sign(authority, request([uri(ID)], authority._key))
+        sign(authority, request([uri(ID)], authority.keyring.active.key))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ REVIEWS = "svc/reviews.default.svc.cluster.local"
 
 
 def compiler():
-    return Compiler("cluster.local", b"roots")
+    return Compiler("cluster.local", lambda: {"roots": b"roots"})
 
 
 @pytest.fixture
