@@ -158,16 +158,22 @@ def test_a_ca_that_cannot_sign_is_refused_at_the_start(tmp_path: Path) -> None:
     assert done.returncode == 1 and "root-cert.pem is missing" in done.stderr
 
 
-def test_an_identity_that_is_denied_gets_no_certificate(tmp_path: Path) -> None:
+def test_an_identity_that_is_denied_is_refused_everywhere(tmp_path: Path) -> None:
     with running(tmp_path) as mesh:
-        _, reviews = pair(mesh)
+        web, reviews = pair(mesh)
+        assert web.get("reviews").status == 200  # over a connection that is kept
         mesh.cli("ca", "deny", WEB, "--reason", "its key was found in a repository")
         assert "found in a repository" in mesh.cli("ca", "denied").stdout
         wait_for(lambda: "web" not in {p["service"] for p in mesh.client.items("proxies")}, 20, "web removed")
+        mesh.synced()
+        # it has a valid certificate, and its connection is gone
+        refused = reviews.stat("tls_peer_identity")
+        assert web.get("reviews").status == 503
+        assert reviews.stat("tls_peer_identity") > refused >= 1
         other = mesh.sidecar("web", ready=False)
         other.process.wait_output("is denied: its key was found in a repository", 30)
-        refused = mesh.cli("ca", "deny", "spiffe://other/ns/x/sa/y", status=1)
-        assert "no identity of this mesh" in refused.stderr
+        done = mesh.cli("ca", "deny", "spiffe://other/ns/x/sa/y", status=1)
+        assert "no identity of this mesh" in done.stderr
         mesh.cli("ca", "allow", WEB)
         assert "is not denied" in mesh.cli("ca", "allow", WEB, status=1).stderr
         again = mesh.sidecar("web")

@@ -42,7 +42,7 @@ cdef class Ctx:
     cdef TlsCtx *c
 
     def __init__(self, *, bint server=False, bint verify=True, bint tickets=True, int min_version=0, bytes cert=b"", bytes key=b"",
-                 bytes ca=b"", alpn=(), bytes trust_domain=b"", hosts=(), uint64_t ident=0):
+                 bytes ca=b"", alpn=(), bytes trust_domain=b"", bytes denied=b"", hosts=(), uint64_t ident=0):
         cdef TlsSpec spec
         cdef bytes wire = alpn if isinstance(alpn, bytes) else b"".join(bytes([len(a)]) + a for a in alpn)
         cdef list names = list(hosts)
@@ -56,6 +56,7 @@ cdef class Ctx:
         spec.ca = slice_b(ca)
         spec.alpn = slice_b(wire)
         spec.trust_domain = slice_b(trust_domain)
+        spec.denied = slice_b(denied)
         spec.hosts = slices(names)
         spec.nhosts = <uint32_t>len(names)
         rc = tls_ctx_new(&self.c, &spec)

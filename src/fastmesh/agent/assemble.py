@@ -17,6 +17,7 @@ from fastmesh.supervisor.channel import read_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Literal
 
     from fastmesh.compile.fragment import Fragment
@@ -55,7 +56,9 @@ def read_pem(path: str) -> bytes:
     return pem
 
 
-def identity_contexts(key: bytes, chain: bytes, roots: bytes, trust_domain: str) -> list[TlsContext]:
+def identity_contexts(
+    key: bytes, chain: bytes, roots: bytes, trust_domain: str, denied: Sequence[str] = ()
+) -> list[TlsContext]:
     """The TLS contexts of the mesh: one to call with, one to be called at."""
     own: dict[str, Any] = {
         "cert": chain,
@@ -64,6 +67,7 @@ def identity_contexts(key: bytes, chain: bytes, roots: bytes, trust_domain: str)
         "verify": True,
         "alpn": ALPN,
         "trust_domain": trust_domain,
+        "denied": list(denied),
     }
     client: Any = {"name": CLIENT, "server": False, **own}
     server: Any = {"name": SERVER, "server": True, **own}

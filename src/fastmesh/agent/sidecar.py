@@ -205,7 +205,8 @@ class Sidecar:
     def _assemble(self, fragments: Fragments) -> tuple[Config, dict[str, str]]:
         state: dict[str, Any] = self._state or {}
         identity = self._identity
-        contexts = identity_contexts(identity.key, identity.chain, identity.roots, self._trust_domain)
+        denied = state["trust"].get("denied", ())
+        contexts = identity_contexts(identity.key, identity.chain, identity.roots, self._trust_domain, denied)
         policy = state["policy"]
         return assemble(
             self._agent.spec["node_id"], self._spec, policy["mtls"], fragments, contexts, policy["limits"]

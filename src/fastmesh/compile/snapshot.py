@@ -74,7 +74,8 @@ def pack_tls(packer: Packer, tls: ir.TlsContext, path: str) -> int:
     domain = tls.get("trust_domain", "")
     if LINK in tls.get("alpn", ()) and not (cert and flags & TLS_VERIFY and domain):
         raise refuse(f"{path}.alpn", f"{LINK!r} is for peers that show each other an identity of the mesh")
-    parts = [cert, key, ca, alpn, domain.encode(), repr((flags, version, hosts)).encode()]
+    denied = "".join(f"{identity}\n" for identity in tls.get("denied", ())).encode()
+    parts = [cert, key, ca, alpn, domain.encode(), denied, repr((flags, version, hosts)).encode()]
     content = fnv1a(b"".join(len(part).to_bytes(4, "big") + part for part in parts))
     return packer.tls(
         tls["name"],
@@ -87,6 +88,7 @@ def pack_tls(packer: Packer, tls: ir.TlsContext, path: str) -> int:
         alpn=alpn,
         trust_domain=domain,
         hosts=hosts,
+        denied=denied,
     )
 
 

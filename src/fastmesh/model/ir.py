@@ -321,6 +321,7 @@ class TlsContext(TypedDict):
     alpn: NotRequired[list[str]]  # in order; "fastmesh", the mesh link, is for mesh identities only
     min_version: NotRequired[Literal["1.2", "1.3"]]
     trust_domain: NotRequired[str]
+    denied: NotRequired[list[str]]  # SPIFFE IDs
 
 
 class Listener(TypedDict):

@@ -13,6 +13,7 @@ from shim import tls_shim as tls
 
 CA = Authority()
 FOREIGN = Authority("foreign root")
+DENIED = b"spiffe://mesh.local/ns/default/sa/web"
 HOUR = datetime.timedelta(hours=1)
 WEB_ID = "spiffe://mesh.local/ns/default/sa/web"
 REVIEWS_ID = "spiffe://mesh.local/ns/default/sa/reviews"
@@ -260,3 +261,26 @@ def test_two_roots_during_a_rotation():
 )
 def test_spiffe_ids(text, domain):
     assert tls.spiffe(text.encode()) == (domain.encode() if domain else None)
+
+
+@pytest.mark.parametrize(
+    ("denied", "refused"),
+    [
+        (b"", False),
+        (DENIED + b"\n", True),
+        (b"spiffe://mesh.local/ns/a/sa/b\n" + DENIED + b"\n", True),
+        (DENIED + b"\n" + b"spiffe://mesh.local/ns/a/sa/b\n", True),
+        (DENIED, False),  # no line end: not an entry
+        (DENIED + b"x\n", False),
+        (DENIED[:-1] + b"\n", False),
+        (b"\n\n", False),
+    ],
+)
+def test_identities_that_are_denied(denied, refused):
+    """On either side, also where another context of the other side would let it in."""
+    leaf = CA.spiffe()
+    with T.ours(client_ctx(leaf), [server_ctx(trust_domain=b"mesh.local", denied=denied)]) as (c, s):
+        assert T.shake(c, s) == ((0, tls.ETLS_IDENTITY) if refused else (0, 0))
+        assert s.error == ("the peer's identity is denied" if refused else "")
+    with T.ours(client_ctx(trust_domain=b"mesh.local", denied=denied), [server_ctx(leaf)]) as (c, s):
+        assert T.shake(c, s)[0] == (tls.ETLS_IDENTITY if refused else 0)

@@ -379,7 +379,7 @@ cdef int established(Tls *t) noexcept nogil:
     t.peer_cert = x != NULL
     t.resumed = SSL_session_reused(t.ssl) == 1
     if t.resumed and x != NULL:
-        t.auth.code = peer_check(x, t.auth.want, t.auth.ctx.trust_domain, &t.auth.name, &why)
+        t.auth.code = peer_check(x, t.auth.want, t.auth.ctx.trust_domain, t.auth.ctx.denied, &t.auth.name, &why)
     elif t.resumed and (t.auth.want != NULL or t.auth.ctx.flags & TLS_F_VERIFY):
         t.auth.code = FM_ETLS_IDENTITY
         why = "the resumed session has no peer certificate"

@@ -42,6 +42,7 @@ cdef struct TlsSpec:
     Slice ca
     Slice alpn
     Slice trust_domain
+    Slice denied                 # SPIFFE IDs that are refused, each with a line end behind it
     const Slice *hosts           # SNI names, exact or "*.suffix"; none: any
     uint32_t nhosts
 
@@ -54,6 +55,7 @@ cdef struct TlsCtx:
     int min_version
     Slice alpn                   # owned copies
     Slice trust_domain
+    Slice denied
     Slice *hosts
     uint32_t nhosts
     TlsSessions *sessions        # client side; made with the first one

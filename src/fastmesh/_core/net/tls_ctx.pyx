@@ -80,7 +80,7 @@ cdef int on_verify(X509_STORE_CTX *sc, void *arg) noexcept nogil:
             a.why = X509_verify_cert_error_string(X509_STORE_CTX_get_error(sc))
             return 0
         a.not_after = chain_not_after(X509_STORE_CTX_get0_chain(sc))
-    a.code = peer_check(X509_STORE_CTX_get0_cert(sc), a.want, a.ctx.trust_domain, &a.name, &why)
+    a.code = peer_check(X509_STORE_CTX_get0_cert(sc), a.want, a.ctx.trust_domain, a.ctx.denied, &a.name, &why)
     if a.code != FM_OK:
         a.why = why
         X509_STORE_CTX_set_error(sc, X509_V_ERR_CERT_REJECTED if a.code != FM_ENOMEM else X509_V_ERR_OUT_OF_MEM)
@@ -456,7 +456,8 @@ cdef int set_tickets(TlsCtx *c, const TlsSpec *spec) noexcept nogil:
     parts[3] = spec.ca
     parts[4] = spec.trust_domain
     parts[5] = spec.alpn
-    ok = digest("fastmesh policy", parts, 6, policy) and SSL_CTX_set_session_id_context(c.ssl_ctx, policy, 32) == 1
+    parts[6] = spec.denied
+    ok = digest("fastmesh policy", parts, 7, policy) and SSL_CTX_set_session_id_context(c.ssl_ctx, policy, 32) == 1
     parts[0] = slice_of(<const char *>policy, 32)
     parts[1] = spec.private_key
     ok = ok and digest("fastmesh ticket name", parts, 2, keys) and digest("fastmesh ticket mac", parts, 2, keys + 16) and \
@@ -522,7 +523,8 @@ cdef int build(TlsCtx *c, const TlsSpec *spec) noexcept nogil:
     c.ssl_ctx = SSL_CTX_new_ex(tls_lib(), NULL, TLS_server_method() if server else TLS_client_method())
     if c.ssl_ctx == NULL:
         return FM_ENOMEM
-    if copy_slice(&c.alpn, spec.alpn) != FM_OK or copy_slice(&c.trust_domain, spec.trust_domain) != FM_OK:
+    if copy_slice(&c.alpn, spec.alpn) != FM_OK or copy_slice(&c.trust_domain, spec.trust_domain) != FM_OK or \
+            copy_slice(&c.denied, spec.denied) != FM_OK:
         return FM_ENOMEM
     if spec.nhosts:
         c.hosts = <Slice *>calloc(spec.nhosts, sizeof(Slice))
@@ -555,6 +557,7 @@ cdef void ctx_free(TlsCtx *c) noexcept nogil:
     free(c.hosts)
     free_slice(&c.alpn)
     free_slice(&c.trust_domain)
+    free_slice(&c.denied)
     free(c)
     live -= 1
 

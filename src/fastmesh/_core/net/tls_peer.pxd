@@ -31,7 +31,9 @@ cdef struct PeerName:
 
 cdef bint spiffe_valid(Slice sid, Slice *trust_domain) noexcept nogil
 """A well-formed SPIFFE ID of a workload (with a path); its trust domain is a slice into it."""
-cdef int peer_check(X509 *x, const TlsPeer *want, Slice trust_domain, PeerName *name, const char **why) noexcept nogil
+cdef bint peer_denied(Slice denied, Slice sid) noexcept nogil
+"""Whether a SPIFFE ID is one of the list: IDs with a line end behind each."""
+cdef int peer_check(X509 *x, const TlsPeer *want, Slice trust_domain, Slice denied, PeerName *name, const char **why) noexcept nogil
 """FM_OK and the peer's name, or FM_ETLS_IDENTITY, FM_ENOMEM with the reason (static text). want NULL or trust_domain empty: any."""
 cdef void peer_name_free(PeerName *name) noexcept nogil
 cdef uint64_t chain_not_after(const STACK_X509 *chain) noexcept nogil

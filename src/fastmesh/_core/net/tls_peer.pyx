@@ -151,7 +151,17 @@ cdef int check_names(X509 *x, const GENERAL_NAMES *names, const TlsPeer *want, S
     return FM_OK
 
 
-cdef int peer_check(X509 *x, const TlsPeer *want, Slice trust_domain, PeerName *name, const char **why) noexcept nogil:
+cdef bint peer_denied(Slice denied, Slice sid) noexcept nogil:
+    cdef uint32_t at = 0, i
+    for i in range(denied.n):
+        if denied.p[i] == 10:
+            if slice_eq(slice_of(denied.p + at, i - at), sid):
+                return True
+            at = i + 1
+    return False
+
+
+cdef int peer_check(X509 *x, const TlsPeer *want, Slice trust_domain, Slice denied, PeerName *name, const char **why) noexcept nogil:
     cdef int critical = 0, rc
     cdef Slice sid = slice_of("", 0)
     cdef GENERAL_NAMES *names
@@ -165,6 +175,9 @@ cdef int peer_check(X509 *x, const TlsPeer *want, Slice trust_domain, PeerName *
         why[0] = "the certificate's subjectAltName cannot be read"
         return FM_ETLS_IDENTITY
     rc = check_names(x, names, want, trust_domain, &sid, why)
+    if rc == FM_OK and sid.n and peer_denied(denied, sid):
+        rc = FM_ETLS_IDENTITY
+        why[0] = "the peer's identity is denied"
     if rc == FM_OK and sid.n:
         name.spiffe = <char *>malloc(sid.n)
         if name.spiffe == NULL:

@@ -87,6 +87,7 @@ cdef struct Worker:
     ListenerState listeners[64]
     uint32_t ntls
     TlsCtx *tls[256]             # of the current generation, by SnapTls index, referenced
+    uint32_t tls_fresh           # of these: made with this generation
     UpPool *pools                # [EP_CELLS]
     uint32_t npools              # above this index none has been used yet
     uint32_t *rr                 # [EP_CELLS]

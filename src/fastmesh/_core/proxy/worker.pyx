@@ -12,10 +12,12 @@ from fastmesh._core.base.sys cimport (
     fm_store_release, fm_store_release32, getrandom, prctl, read, time_gmt)
 from fastmesh._core.base.timer cimport timer_set
 from fastmesh._core.base.trim cimport fm_trim_files
-from fastmesh._core.base.view cimport Slice
-from fastmesh._core.net.conn cimport Conn, conn_reap
+from fastmesh._core.base.view cimport Slice, slice_of
+from fastmesh._core.net.conn cimport CONN_HANDSHAKE, Conn, conn_reap
 from fastmesh._core.net.reactor cimport Reactor, Source, reactor_add, reactor_del, reactor_forget_tasks, reactor_init, reactor_run, reactor_task
 from fastmesh._core.net.sock cimport Addr, sock_accept
+from fastmesh._core.net.tls cimport tls_peer_id
+from fastmesh._core.net.tls_peer cimport SPIFFE_ID_MAX, peer_denied
 from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsSpec, tls_ctx_key, tls_ctx_new, tls_ctx_ref, tls_ctx_unref
 from fastmesh._core.policy.lb_level cimport LevelShares
 from fastmesh._core.policy.router cimport router_commit, router_prepare
@@ -37,7 +39,7 @@ from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS, ORDER_DRAIN, ORDER_ST
 from fastmesh._core.shm.segment cimport Segment, segment_map, snap_current
 from fastmesh._core.shm.snapshot cimport (
     SNAP_NONE, Snap, SnapListener, SnapStr, SnapTls, fnv64, snap_at, snap_listener, snap_str)
-from fastmesh._core.shm.stats cimport ST_SNAP_REFUSED, ST_SNAP_SWITCH, stat_inc
+from fastmesh._core.shm.stats cimport SEC_MTLS, ST_SNAP_REFUSED, ST_SNAP_SWITCH, ST_TLS_PEER_IDENTITY, stat_inc
 
 # name: (default, reason)
 OPTIONS = {
@@ -84,6 +86,7 @@ cdef int build_tls(Worker *w, const Snap *s, const SnapTls *t, TlsCtx **out) noe
     spec.ca = snap_str(s, t.ca)
     spec.alpn = snap_str(s, t.alpn)
     spec.trust_domain = snap_str(s, t.trust_domain)
+    spec.denied = snap_str(s, t.denied)
     spec.nhosts = t.hosts.n if t.hosts.n < 64 else 64
     for i in range(spec.nhosts):
         hosts[i] = snap_str(s, strs[i])
@@ -96,13 +99,14 @@ cdef int take_tls(Worker *w, const Snap *s) noexcept nogil:
     cdef TlsCtx *fresh[MAX_TLS]
     cdef const SnapTls *t = <const SnapTls *>snap_at(s, s.h.tls.off)
     cdef uint32_t n = s.h.tls.n
-    cdef uint32_t i
+    cdef uint32_t i, made = 0
     cdef int rc
     if n > MAX_TLS:
         return -1
     for i in range(n):
         fresh[i] = known_tls(w, t[i].key)
         if fresh[i] == NULL:
+            made += 1
             rc = build_tls(w, s, &t[i], &fresh[i])
             if rc != FM_OK:
                 while i:
@@ -113,6 +117,7 @@ cdef int take_tls(Worker *w, const Snap *s) noexcept nogil:
         tls_ctx_unref(w.tls[i])
     memcpy(w.tls, fresh, n * sizeof(TlsCtx *))
     w.ntls = n
+    w.tls_fresh = made
     return FM_OK
 
 
@@ -135,6 +140,31 @@ cdef void take_listener(Worker *w, ListenerState *l, const Snap *s) noexcept nog
     for i in range(n):
         l.tls[i] = w.tls[idx[i]]
     l.ntls = n
+
+
+cdef void cut_denied(Worker *w) noexcept nogil:
+    """Connections of clients whose identity is denied now, whatever is under way on them; also those whose handshake goes on under a
+    context of before, which does not know."""
+    cdef Down *d = w.downs_head
+    cdef Down *nxt
+    cdef char sid[SPIFFE_ID_MAX]
+    cdef Slice name
+    cdef uint32_t i
+    cdef bint denied
+    while d != NULL:
+        nxt = d.next
+        if d.security == SEC_MTLS or d.conn.state == CONN_HANDSHAKE:
+            name = slice_of(sid, tls_peer_id(d.conn.tls, sid, SPIFFE_ID_MAX) if d.security == SEC_MTLS else 0)
+            denied = False
+            for i in range(d.listener.ntls):
+                denied = denied or (peer_denied(d.listener.tls[i].denied, name) if name.n else d.listener.tls[i].denied.n != 0)
+            if denied:
+                stat_inc(w.seg.stats, ST_TLS_PEER_IDENTITY)
+                if d.version == DOWN_H2:
+                    h2s_cut(<H2s *>d)
+                else:
+                    h1s_cut(<H1s *>d)
+        d = nxt
 
 
 cdef void listen_now(Worker *w) noexcept nogil:
@@ -167,6 +197,8 @@ cdef void take_config(Worker *w) noexcept nogil:
     w.snap = s
     for i in range(w.nlisteners):
         take_listener(w, &w.listeners[i], &s)
+    if w.tls_fresh:
+        cut_denied(w)
     if not w.listening:
         fm_trim_files()          # once, before anybody is served: what making the TLS contexts needed
     listen_now(w)

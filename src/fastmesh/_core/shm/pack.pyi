@@ -24,6 +24,7 @@ class Packer:
         alpn: bytes,
         trust_domain: str,
         hosts: list[str],
+        denied: bytes = b"",
     ) -> int: ...
     def endpoint(
         self,

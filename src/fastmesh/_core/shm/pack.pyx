@@ -69,7 +69,7 @@ cdef class Packer(Sections):
         return self.count(V_HDROPS, sizeof(SnapHdrOp)) - 1
 
     def tls(self, name: str, *, key: int, flags: int, min_version: int, cert: bytes, private_key: bytes, ca: bytes, alpn: bytes,
-            trust_domain: str, hosts: list[str]) -> int:
+            trust_domain: str, hosts: list[str], denied: bytes = b"") -> int:
         cdef SnapTls t
         memset(&t, 0, sizeof(t))
         t.key = key
@@ -82,6 +82,7 @@ cdef class Packer(Sections):
         t.alpn = self.text(alpn)
         t.trust_domain = self.text(trust_domain)
         t.hosts = self.str_list(hosts)
+        t.denied = self.text(denied)
         (<SnapTls *>self.grow(V_TLS, sizeof(SnapTls)))[0] = t
         return self.count(V_TLS, sizeof(SnapTls)) - 1
 

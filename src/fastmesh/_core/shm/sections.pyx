@@ -207,6 +207,7 @@ cdef class Sections:
             move(&s[i].ca, blob)
             move(&s[i].alpn, blob)
             move(&s[i].trust_domain, blob)
+            move(&s[i].denied, blob)
             move_arr(&s[i].hosts, base[V_STRS])
         for i in range(self.count(V_PATHS, sizeof(SnapPath))):
             move_arr(&q[i].routes, base[V_U32S])

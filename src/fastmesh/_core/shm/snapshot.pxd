@@ -403,7 +403,8 @@ cdef struct SnapTls:             # 96 bytes
     SnapStr alpn                 # wire form: length-prefixed names
     SnapStr trust_domain         # peer's SPIFFE ID must be of this domain; empty: any
     SnapArr hosts                # SnapStr: SNI names, exact or "*.suffix", lower-cased; empty: any
-    uint8_t reserved[24]
+    SnapStr denied               # SPIFFE IDs that are refused, each with a line end behind it; empty: none
+    uint8_t reserved[16]
 
 cdef struct SnapHeader:          # 256 bytes, at the base
     uint32_t magic

@@ -119,7 +119,7 @@ cdef int check_tls(Check *c) noexcept nogil:
         if t[i].flags & ~<uint32_t>(TF_SERVER | TF_VERIFY | TF_TICKETS) or (t[i].min_version != 0x0303 and t[i].min_version != 0x0304):
             return fault(c, b"tls", i, b"flag or version unknown")
         if not str_ok(c, t[i].name) or not str_ok(c, t[i].cert) or not str_ok(c, t[i].private_key) or not str_ok(c, t[i].ca) \
-                or not str_ok(c, t[i].trust_domain):
+                or not str_ok(c, t[i].trust_domain) or not str_ok(c, t[i].denied):
             return fault(c, b"tls", i, b"string out of bounds")
         if not alpn_ok(c, t[i].alpn):
             return fault(c, b"tls", i, b"ALPN list malformed")
