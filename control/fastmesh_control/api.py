@@ -52,6 +52,7 @@ SHORT = {
     "Gateway": "gw",
     "PeerAuthentication": "pa",
     "LocalRateLimit": "lrl",
+    "AuthorizationPolicy": "ap",
 }
 Handler = Callable[[Request], Awaitable[Response]]
 

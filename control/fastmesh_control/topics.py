@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastmesh.compile.inbound import inbound_limits
+from fastmesh.compile.inbound import inbound_limits, inbound_policies
 from fastmesh.compile.services import Workload, World, compile_services
 from fastmesh.model import wire
 from fastmesh.model.index import full_name
@@ -90,7 +90,8 @@ def workload(row: EndpointRow) -> Workload:
 def policy_of(world: World, namespace: str) -> dict[str, Any]:
     """The PeerAuthentications that a workload of a namespace has to choose from, in Istio's precedence: those
     that select workloads (oldest first), the namespace's, the mesh's. wire.effective_mtls chooses. And the
-    rate limits of its inbound side, of which wire.effective_limits takes those that are for it."""
+    rate limits and the AuthorizationPolicies of its inbound side, of which wire.effective_limits and
+    wire.effective_policies take those that are for it."""
     selective: list[dict[str, Any]] = []
     general: list[dict[str, Any]] = []
     for wanted in (namespace, world.root_namespace):
@@ -110,4 +111,5 @@ def policy_of(world: World, namespace: str) -> dict[str, Any]:
         "general": general,
         "default": world.default_mtls,
         "limits": inbound_limits(world.rate_limits, namespace, world.root_namespace),
+        "authorization": inbound_policies(world.authorizations, namespace, world.root_namespace),
     }

@@ -139,6 +139,9 @@ def json_line(r: Record) -> str:
         "upstream_us": r["upstream_us"] if upstream else None,
         "hop_us": r["hop_us"],
     }
+    if r["authz"]:
+        words = ((1, "audited"), (2, "dry_run_allowed"), (4, "dry_run_denied"))
+        fields["authz"] = ",".join(word for bit, word in words if r["authz"] & bit)
     pairs = []
     for name, value in fields.items():
         if value is None or value == "":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from fastmesh.compile.fragment import Fragment
-    from fastmesh.model.ir import Cluster, Config, Listener, Route, TlsContext, VirtualHost
+    from fastmesh.model.ir import Cluster, Config, Listener, Policy, Route, TlsContext, VirtualHost
     from fastmesh.supervisor.spec import SidecarSpec
 
     Fragments = dict[str, Fragment]  # by topic
@@ -74,7 +74,7 @@ def identity_contexts(
     return [client, server]
 
 
-def listeners(spec: SidecarSpec, mtls: str) -> list[Listener]:
+def listeners(spec: SidecarSpec, mtls: str, policies: list[Policy]) -> list[Listener]:
     inbound, outbound = spec["inbound"], spec["outbound"]
     made: Listener = {
         "name": "inbound",
@@ -87,6 +87,9 @@ def listeners(spec: SidecarSpec, mtls: str) -> list[Listener]:
         made.update({"tls_mode": "permissive", "tls": [SERVER]})
     elif mtls != "disable":
         made.update({"tls_mode": "strict", "tls": [SERVER]})
+    if policies:
+        # a policy's `ports` are the workload's, as in Istio: the application's, not where the sidecar listens
+        made["authz"] = {"policies": policies, "port": spec["app"][1]}
     return [
         made,
         {
@@ -180,6 +183,7 @@ def assemble(
     fragments: Fragments,
     identity: list[TlsContext],
     limits: list[Route] | None = None,
+    policies: list[Policy] | None = None,
 ) -> tuple[Config, dict[str, str]]:
     """(the config, topic -> why it is left out)."""
     problems: dict[str, str] = {}
@@ -188,7 +192,7 @@ def assemble(
     config: Config = {
         "node_id": node_id,
         "cluster": spec["service"],
-        "listeners": listeners(spec, mtls),
+        "listeners": listeners(spec, mtls, policies or []),
         "tables": [
             {"name": "inbound", "virtual_hosts": [inbound]},
             {"name": "outbound", "virtual_hosts": hosts},

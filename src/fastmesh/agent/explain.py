@@ -44,10 +44,12 @@ class Question:
         listener: str = "",
         port: int = 0,
         inbound: bool = False,
+        principal: str = "",
     ) -> None:
         if sum((bool(listener), bool(port), inbound)) > 1:
             raise Usage("one of listener, port and inbound is enough")
         self.method = method
+        self.identity = spiffe_id(principal)
         self.listener, self.port, self.inbound = listener, port, inbound
         scheme, colon, rest = url.partition("://")
         self.scheme = scheme.lower()
@@ -92,6 +94,13 @@ class Question:
             "query": query,
             "headers": [list(pair) for pair in self.headers],
         }
+
+
+def spiffe_id(principal: str) -> bytes:
+    """The caller's identity, which policies write without the scheme."""
+    if principal and not principal.startswith("spiffe://"):
+        principal = f"spiffe://{principal}"
+    return principal.encode("utf-8", "surrogateescape")
 
 
 def split_header(text: str) -> tuple[str, str]:
@@ -139,7 +148,7 @@ def ask(snapshot: bytes, question: Question, config: Config | None = None) -> di
     """The answer. `config`: what the snapshot was packed from, for the names that it does not hold."""
     listener = pick_listener(question, core.listeners(snapshot))
     tls = by_tls(question, listener)
-    found = core.explain(snapshot, listener["name"], question.head, tls)
+    found = core.explain(snapshot, listener["name"], question.head, tls, question.identity)
     found["request"] = question.shown()
     found["request"]["tls"] = tls
     if config is not None and "virtual_host" in found:
@@ -188,6 +197,7 @@ def ask_agent(agent: Agent, query: Mapping[str, str]) -> dict[str, Any]:
         listener=query.get("listener", ""),
         port=int(port or 0),
         inbound=query.get("inbound", "") not in ("", "0", "false"),
+        principal=query.get("principal", ""),
     )
     snapshot = agent.segment.current_bytes()
     if not snapshot:
@@ -213,7 +223,8 @@ def add_states(segment: Any, found: dict[str, Any], snapshot: bytes, question: Q
             why = "no_healthy"
         if why and "sent" in dest:
             where = found["listener"]["name"]
-            dest["answer"] = core.refusal(snapshot, where, question.head, found["request"]["tls"], why)
+            tls = found["request"]["tls"]
+            dest["answer"] = core.refusal(snapshot, where, question.head, tls, why, question.identity)
             del dest["sent"]
 
 

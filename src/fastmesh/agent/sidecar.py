@@ -209,7 +209,13 @@ class Sidecar:
         contexts = identity_contexts(identity.key, identity.chain, identity.roots, self._trust_domain, denied)
         policy = state["policy"]
         return assemble(
-            self._agent.spec["node_id"], self._spec, policy["mtls"], fragments, contexts, policy["limits"]
+            self._agent.spec["node_id"],
+            self._spec,
+            policy["mtls"],
+            fragments,
+            contexts,
+            policy["limits"],
+            policy["authorization"],
         )
 
     def _fallback(self, fragments: Fragments, problems: dict[str, str]) -> Fragments:

@@ -14,6 +14,7 @@ import msgpack
 
 from fastmesh.agent.certs import write_file
 from fastmesh.model.wire import (
+    CLOSED,
     MAX_TOPICS,
     TRUST,
     WireError,
@@ -21,6 +22,7 @@ from fastmesh.model.wire import (
     digest,
     effective_limits,
     effective_mtls,
+    effective_policies,
     unpack_payload,
 )
 
@@ -114,7 +116,11 @@ class TopicStore:
 
     def desired(self, info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         """All topics as one state for the sidecar that `info` describes, and why which are unreadable."""
-        state: dict[str, Any] = {"services": {}, "policy": {"mtls": "strict", "limits": []}, "trust": {}}
+        state: dict[str, Any] = {
+            "services": {},
+            "policy": {"mtls": "strict", "limits": [], "authorization": [CLOSED]},
+            "trust": {},
+        }
         labels = {"app": info["service"], **info.get("labels", {})}
         bad: dict[str, str] = {}
         for topic, (_, _, payload) in self.topics.items():
@@ -128,6 +134,7 @@ class TopicStore:
             elif topic.startswith("ns/"):
                 state["policy"]["mtls"] = effective_mtls(data, labels, info["app_port"])
                 state["policy"]["limits"] = effective_limits(data, labels)
+                state["policy"]["authorization"] = effective_policies(data, labels)
             elif topic == TRUST:
                 state["trust"] = data
         return {**state, "versions": self.versions(), "epoch": self.epoch}, bad

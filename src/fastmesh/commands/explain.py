@@ -64,6 +64,12 @@ def register(subparsers: Subparsers) -> None:
     by.add_argument("--port", type=port, default=0, metavar="N", help="of the listener by which it comes")
     by.add_argument("--inbound", action="store_true", help="it comes from a peer, not from the application")
     parser.add_argument(
+        "--principal",
+        default="",
+        metavar="ID",
+        help="of the peer, for authorization: spiffe://cluster.local/ns/default/sa/web, or without spiffe://",
+    )
+    parser.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="format (default %(default)s)"
     )
 
@@ -107,7 +113,13 @@ def question_of(args: argparse.Namespace) -> Question:
 
     try:
         return explain.Question(
-            args.method, args.url, args.header, listener=args.listener, port=args.port, inbound=args.inbound
+            args.method,
+            args.url,
+            args.header,
+            listener=args.listener,
+            port=args.port,
+            inbound=args.inbound,
+            principal=args.principal,
         )
     except explain.Usage as error:
         raise Failed(USAGE, str(error)) from None
@@ -192,6 +204,7 @@ def of_proxy(args: argparse.Namespace) -> dict[str, Any]:
         "listener": args.listener,
         "port": str(args.port or ""),
         "inbound": "1" if args.inbound else "",
+        "principal": args.principal,
     }
     host, number = args.admin
     pairs = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items() if value)

@@ -325,6 +325,16 @@ CLUSTER: dict[str, tuple[str, Line]] = {
 OF_ACTION = {**FORWARD, "kind": ("", nothing), "destinations": ("", nothing)}
 
 
+def authorization_text(found: Part) -> str:
+    """Which policy and rule decide."""
+    said = f"{'denied' if found['denied'] else 'allowed'} by {found['rule'] or 'no rule'}"
+    if found["audited"]:
+        said += f"; audited by {found['audited']}"
+    if found["dry_run"]:
+        said += f"; those only tried: {found['dry_run']} by {found['dry_run_rule'] or 'no rule'}"
+    return said
+
+
 class Text:
     """Lines with a label each. `terminal`: colour, unless NO_COLOR says otherwise."""
 
@@ -369,6 +379,8 @@ class Text:
             "listener",
             f"{listener['name']} ({listener['kind']}, port {listener['port']}, TLS {listener['tls_mode']})",
         )
+        if "authorization" in found:
+            self.line("authorization", authorization_text(found["authorization"]))
         if "virtual_host" in found:
             host = found["virtual_host"]
             domains = host.get("domains", [])

@@ -21,7 +21,7 @@ def register(subparsers: remote.Subparsers) -> None:
         "kind",
         metavar="KIND",
         help="virtualservice, destinationrule, serviceentry, workloadentry, gateway, peerauthentication, "
-        "localratelimit, service, token",
+        "localratelimit, authorizationpolicy, service, token",
     )
     parser.add_argument("name", metavar="NAME", nargs="?")
     remote.add_namespace(parser, all_=True)

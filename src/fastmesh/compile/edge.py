@@ -22,6 +22,7 @@ from fastmesh.compile.clusters import (
     subset_labels,
 )
 from fastmesh.compile.fragment import place_text
+from fastmesh.compile.inbound import ir_policy
 from fastmesh.compile.locality import arrange
 from fastmesh.compile.routes import catch_all_last, compile_routes, source_of
 from fastmesh.compile.tlsfiles import TlsFiles
@@ -198,6 +199,13 @@ class _Edge:
             out["tls"] = [self.server_context(s) for s in servers]
         elif all(s.redirects for s in servers):
             out["https_redirect"] = True
+        policies = [
+            ir_policy(p)
+            for p in sorted(self.index.kind("AuthorizationPolicy"), key=lambda p: (p.namespace, p.name))
+            if not p.spec.get("selector", {}).get("matchLabels")
+        ]
+        if policies:
+            out["authz"] = {"policies": policies}
         return out
 
     def server_context(self, server: _Server) -> str:

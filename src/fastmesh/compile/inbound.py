@@ -32,6 +32,35 @@ def inbound_limits(limits: Iterable[Resource], namespace: str, root: str) -> lis
     return made
 
 
+DRY_RUN = "istio.io/dry-run"
+TELL = "networking.fastmesh.io/name-denials"
+TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
+
+
+def ir_policy(resource: Resource) -> ir.Policy:
+    """An AuthorizationPolicy without whom it is for."""
+    made: Any = {
+        "name": resource.name,
+        "namespace": resource.namespace,
+        "action": resource.spec.get("action", "ALLOW"),
+        "rules": resource.spec.get("rules", []),
+    }
+    for key, annotation in (("dry_run", DRY_RUN), ("tell", TELL)):
+        if resource.annotations.get(annotation) in TRUE:
+            made[key] = True
+    policy: ir.Policy = made
+    return policy
+
+
+def inbound_policies(policies: Iterable[Resource], namespace: str, root: str) -> list[dict[str, Any]]:
+    """The AuthorizationPolicies that workloads of a namespace have to choose from."""
+    return [
+        {"labels": dict(p.spec.get("selector", {}).get("matchLabels", {})), "policy": ir_policy(p)}
+        for p in sorted(policies, key=lambda p: (p.namespace != root, p.namespace, p.name))
+        if p.namespace in (namespace, root)
+    ]
+
+
 def rule_routes(resource: Resource) -> list[ir.Route]:
     """The routes of all rules of a resource, without where they go; the first that matches counts. A rule
     that is named keeps its buckets when others come before it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from fastmesh._core.shm.pack import NONE, Packer, fnv1a
+from fastmesh.compile.authz import pack_authz
 from fastmesh.compile.balance import pack_balance
 from fastmesh.compile.cells import CellMap
 from fastmesh.compile.health import pack_health
@@ -206,7 +207,7 @@ def pack_listener(
     contexts = [choose(tls, name, f"{path}.tls[{i}]") for i, name in enumerate(listener.get("tls", ()))]
     if mode and not contexts:
         raise refuse(f"{path}.tls", "TLS without a certificate")
-    packer.listener(
+    index = packer.listener(
         listener["name"],
         kind=choose(KINDS, listener["kind"], f"{path}.kind"),
         tls_mode=mode,
@@ -215,6 +216,8 @@ def pack_listener(
         table=choose(tables, listener["table"], f"{path}.table"),
         tls=contexts,
     )
+    if "authz" in listener:
+        packer.listener_authz(index, pack_authz(packer, listener["authz"], f"{path}.authz"))
 
 
 def unique(names: list[str], path: str) -> None:

@@ -119,6 +119,11 @@ class World:
         """LocalRateLimits, the oldest first."""
         return self._derived.rate_limits
 
+    @property
+    def authorizations(self) -> list[Resource]:
+        """AuthorizationPolicies."""
+        return self._derived.authorizations
+
     def mesh_rule(self, host: str) -> Resource | None:
         """The VirtualService for a host: exact, else the longest wildcard."""
         rules = self.mesh_rules
@@ -215,6 +220,7 @@ class _Derived:
             for a in e.spec.get("addresses", ())
         }
         self.policies = sorted(index.kind("PeerAuthentication"), key=lambda p: (p.created or "~", p.name))
+        self.authorizations = list(index.kind("AuthorizationPolicy"))
         self.rate_limits = sorted(index.kind("LocalRateLimit"), key=lambda p: (p.created or "~", p.name))
 
 

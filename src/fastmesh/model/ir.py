@@ -324,6 +324,22 @@ class TlsContext(TypedDict):
     denied: NotRequired[list[str]]  # SPIFFE IDs
 
 
+class Policy(TypedDict):
+    """An AuthorizationPolicy."""
+
+    name: str
+    namespace: str
+    action: Literal["ALLOW", "DENY", "AUDIT"]
+    rules: list[dict[str, Any]]  # as in the resource
+    dry_run: NotRequired[bool]  # istio.io/dry-run: only tried
+    tell: NotRequired[bool]  # denials name the rule to the client too
+
+
+class Authz(TypedDict):
+    policies: list[Policy]  # in the order in which they are named
+    port: NotRequired[int]  # that `ports` speak of; the listener's
+
+
 class Listener(TypedDict):
     name: str  # "outbound", "inbound", "0.0.0.0_8080"
     kind: Literal["gateway", "outbound", "inbound"]
@@ -333,6 +349,7 @@ class Listener(TypedDict):
     tls_mode: NotRequired[Literal["disable", "strict", "permissive"]]
     tls: NotRequired[list[str]]  # TlsContext names, the first is the default
     https_redirect: NotRequired[bool]
+    authz: NotRequired[Authz]  # without it everything is allowed
 
 
 class Config(TypedDict):

@@ -114,6 +114,19 @@ of a file are told at once, with file and line. This page is generated from the 
   matches. Several are asked one after the other: of the namespace before those of `istio-system`, with a
   selector before those without. `overrides` give callers that they name a bucket each, in the place of
   `perIdentity`.
+- `AuthorizationPolicy` is judged at the server's sidecar, and at every listener of an edge whose file has
+  one (without `selector`), before routing: DENY, then ALLOW; AUDIT marks the access log. `ports` and
+  `destination.port` are the application's port. `hosts` are compared with the request's as Istio does,
+  port included; the case of letters and a name's last dot do not count. A caller without a certificate
+  has no principal. `remote.ip` is the connection's address at an edge; at a sidecar it is the last of
+  `x-forwarded-for` where the caller has shown a certificate of the mesh. Where a policy of a listener
+  asks for `paths`, its requests' paths are normalised first, and sent on as they were judged: slashes
+  merged, `.` and `..` resolved, escapes of letters, digits and `-._~` undone; what stays escaped is
+  compared by what it stands for. A path with `;`, a backslash, an escaped slash, semicolon or control, an
+  escape of an escape, bytes that are no UTF-8, or `..` above the root is refused (400). Letters of paths
+  keep their case, as in Istio. Annotations: `istio.io/dry-run: "true"` only tries a policy;
+  `networking.fastmesh.io/name-denials: "true"` names the rule of a denial to the client
+  (`x-fastmesh-denied-by`), too.
 - `exportTo` takes `"*"` only. A port of a ServiceEntry without `protocol` speaks what its name begins with
   (`http2-web`, `grpc`); OPERATIONS.md says what follows from a protocol. TCP is refused.
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from fastmesh.model import formats as fmt
 from fastmesh.model.fields import INVALID, NOT_YET, Map, Message, Str, clip, did_you_mean, name_of
 from fastmesh.model.problems import Origin, Path, Problem, Reporter
+from fastmesh.model.schema_authz import AUTHORIZATION_POLICY
 from fastmesh.model.schema_destinationrule import DESTINATION_RULE, LABELS
 from fastmesh.model.schema_entries import GATEWAY, PEER_AUTHENTICATION, SERVICE_ENTRY, WORKLOAD_ENTRY
 from fastmesh.model.schema_limits import LOCAL_RATE_LIMIT_RESOURCE
@@ -31,6 +32,7 @@ KINDS: Final[dict[str, tuple[tuple[str, ...], Message]]] = {
     "WorkloadEntry": (NETWORKING, WORKLOAD_ENTRY),
     "Gateway": (NETWORKING, GATEWAY),
     "PeerAuthentication": (SECURITY, PEER_AUTHENTICATION),
+    "AuthorizationPolicy": (SECURITY, AUTHORIZATION_POLICY),
     "LocalRateLimit": (OWN, LOCAL_RATE_LIMIT_RESOURCE),
 }
 KINDS_LATER: Final = frozenset(
@@ -39,7 +41,6 @@ KINDS_LATER: Final = frozenset(
         "WorkloadGroup",
         "EnvoyFilter",
         "ProxyConfig",
-        "AuthorizationPolicy",
         "RequestAuthentication",
         "Telemetry",
         "WasmPlugin",

@@ -12,12 +12,15 @@ from typing import Any
 
 from fastmesh.model.delegates import delegations, is_delegate, merge_rule
 from fastmesh.model.fields import NOT_YET, did_you_mean
-from fastmesh.model.index import Index, Rule, effective_policy, policy_blocks
+from fastmesh.model.index import ROOT_NAMESPACE, Index, Rule, effective_policy, policy_blocks
 from fastmesh.model.problems import Path, Problem
 from fastmesh.model.protocols import HTTP2, port_protocol
 from fastmesh.model.schema import Key, Resource
 
 MESH = "mesh"
+BOOLEANS = ("1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False")
+MAX_TERMS = 16384
+"""Pairs of a source and an operation that are judged at one listener: as SNAP_MAX_TERMS."""
 DEFAULT_BIND = "0.0.0.0"
 """Where a Gateway's server without `bind` listens."""
 
@@ -90,6 +93,7 @@ class _Validator:
         self.gateways()
         self.service_entries()
         self.peer_authentications()
+        self.authorization_policies()
         self.local_rate_limits()
         return self.problems
 
@@ -465,4 +469,35 @@ class _Validator:
                     p,
                     ("spec", "selector"),
                     f"PeerAuthentication {first.namespace}/{first.name} is for the same workloads",
+                )
+
+    def authorization_policies(self) -> None:
+        totals: dict[str, int] = {}
+        for p in self.index.kind("AuthorizationPolicy"):
+            pairs = sum(
+                max(1, len(rule.get("from", ()))) * max(1, len(rule.get("to", ())))
+                for rule in p.spec.get("rules", ())
+            )
+            where = "" if self.edge or p.namespace == ROOT_NAMESPACE else p.namespace
+            totals[where] = totals.get(where, 0) + pairs
+            # a group of terms begins with a word of its own (32 bits): 5 groups
+            if totals[where] + (totals.get("", 0) if where else 0) > MAX_TERMS - 5 * 32:
+                self.add(
+                    p,
+                    ("spec", "rules"),
+                    "with the others for the same workloads: more than "
+                    f"{MAX_TERMS - 160} pairs of a source and an operation",
+                )
+            for name in ("istio.io/dry-run", "networking.fastmesh.io/name-denials"):
+                given = p.annotations.get(name, "true")
+                if given not in BOOLEANS:
+                    self.add(
+                        p, ("metadata", "annotations", name), f'must be "true" or "false", not "{given}"'
+                    )
+            if self.edge and p.spec.get("selector", {}).get("matchLabels"):
+                self.add(
+                    p,
+                    ("spec", "selector"),
+                    "selects workloads, and an edge is none: the policy would be without effect",
+                    "leave the selector out: it is for all listeners of the edge then",
                 )

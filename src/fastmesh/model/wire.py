@@ -377,6 +377,20 @@ def effective_limits(policy: Mapping[str, Any], labels: Mapping[str, str]) -> li
     ]
 
 
+CLOSED = {"name": "not-known-yet", "namespace": "", "action": "ALLOW", "rules": ()}
+"""What a sidecar goes by that does not know its namespace's policies: nobody may come in."""
+
+
+def effective_policies(policy: Mapping[str, Any], labels: Mapping[str, str]) -> list[Any]:
+    """The AuthorizationPolicies (model/ir: Policy) for a workload with these labels, from its namespace's
+    topic."""
+    return [
+        own["policy"]
+        for own in policy.get("authorization", ())
+        if all(labels.get(k) == v for k, v in own["labels"].items())
+    ]
+
+
 def subscription(pattern: str) -> bytes:
     """What to subscribe on the updates socket for a pattern."""
     return pattern.encode() if pattern[-1] == "/" else pattern.encode() + TOPIC_END

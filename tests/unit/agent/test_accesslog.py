@@ -18,7 +18,7 @@ from fastmesh.agent.loop import Loop
 from fastmesh.supervisor.log import Log
 
 RECORD: dict[str, Any] = {
-    "status": 200, "minor": 1, "direction": 1, "flags": 0, "attempts": 1, "grpc": 0,
+    "status": 200, "minor": 1, "direction": 1, "flags": 0, "attempts": 1, "grpc": 0, "authz": 0,
     "start_wall_ns": 1_460_751_620_310_000_000, "duration_us": 226_999, "upstream_us": 100_500, "hop_us": 300,
     "rx_bytes": 154, "tx_bytes": 7, "security": 0, "peer_port": 5, "peer_addr": "10.0.35.28",
     "trace_id": "0" * 32, "method": "POST", "path": "/api/v1/locations", "authority": "locations",

@@ -144,3 +144,17 @@ def test_whatever_the_network_does_both_ends_agree_after_one_repair(changes, dic
         store.snapshot(*server.answer(store.known(), None), whole=False)
     assert {t: (v, p) for t, (v, _, p) in store.topics.items()} == server.topics
     assert store.digest() == server.digest()
+
+
+def test_who_does_not_know_the_policies_lets_nobody_in():
+    store = TopicStore("")
+    info = {"service": "a", "app_port": 80}
+    state, _ = store.desired(info)
+    assert state["policy"]["authorization"] == [wire.CLOSED]
+    store.topics["ns/default"] = (1, 0, b"\xc1")
+    state, bad = store.desired(info)
+    assert "ns/default" in bad and state["policy"]["authorization"] == [wire.CLOSED]
+    content = {"authorization": [{"labels": {"app": "b"}, "policy": {"name": "x"}}]}
+    store.topics["ns/default"] = (1, 0, wire.pack_payload(content))
+    state, bad = store.desired(info)
+    assert not bad and state["policy"]["authorization"] == []

@@ -124,7 +124,8 @@ status: {anything: [1]}
             "kind: WorkloadEntry",
             "kind: Sidecar",
             "kind: Sidecar: not implemented yet (kinds: VirtualService, "
-            "DestinationRule, ServiceEntry, WorkloadEntry, Gateway, PeerAuthentication, LocalRateLimit)",
+            "DestinationRule, ServiceEntry, WorkloadEntry, Gateway, PeerAuthentication, "
+            "AuthorizationPolicy, LocalRateLimit)",
         ),
         (
             "  name: w",
@@ -192,7 +193,7 @@ def test_all_problems_at_once_with_their_lines() -> None:
         "f:15: WorkloadEntry default/w: spec.weight: must be a whole number, not a string",
         "f:16: WorkloadEntry default/w: spec.network: not implemented yet",
         'f:18: Foo: kind: unknown kind "Foo" (kinds: VirtualService, DestinationRule, ServiceEntry, '
-        "WorkloadEntry, Gateway, PeerAuthentication, LocalRateLimit)",
+        "WorkloadEntry, Gateway, PeerAuthentication, AuthorizationPolicy, LocalRateLimit)",
         "f:18: Foo: metadata: is required (give metadata.name)",
     ]
     with pytest.raises(ConfigError) as error:

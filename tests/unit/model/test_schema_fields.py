@@ -97,6 +97,17 @@ API |= {
     "TcpHealthCheck": "send receive proxyProtocolConfig",
     "Int64Range": "start end",
 }
+# security.istio.io, API 1.31.
+API |= {
+    "AuthorizationPolicy": "selector targetRef targetRefs rules action provider",
+    "Rule": "from to when",
+    "From": "source",
+    "To": "operation",
+    "Source": "principals notPrincipals requestPrincipals notRequestPrincipals namespaces notNamespaces "
+    "serviceAccounts notServiceAccounts ipBlocks notIpBlocks remoteIpBlocks notRemoteIpBlocks",
+    "Operation": "hosts notHosts ports notPorts methods notMethods paths notPaths",
+    "Condition": "key values notValues",
+}
 # Old names that Istio has removed, and a second spelling that its CRD has.
 BESIDES = {
     "HTTPRoute": "mirror_percent websocketUpgrade appendHeaders appendRequestHeaders appendResponseHeaders "

@@ -164,6 +164,7 @@ cdef extern from *:
     int getsockopt(int fd, int level, int name, void *value, socklen_t *len) nogil
     int setsockopt(int fd, int level, int name, const void *value, socklen_t len) nogil
     int getsockname(int fd, sockaddr *addr, socklen_t *len) nogil
+    int inet_pton(int af, const char *src, void *dst) nogil
     int getpeername(int fd, sockaddr *addr, socklen_t *len) nogil
     ssize_t recv(int fd, void *buf, size_t n, int flags) nogil
     ssize_t send(int fd, const void *buf, size_t n, int flags) nogil

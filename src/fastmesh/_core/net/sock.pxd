@@ -21,3 +21,5 @@ cdef uint64_t sock_bytes_acked(int fd) noexcept nogil
 """tcpi_bytes_acked: how much of what was sent has reached the peer's kernel; 0 when the kernel does not say."""
 cdef uint32_t addr_text(const Addr *a, char *out, uint32_t cap, bint with_port) noexcept nogil
 """'127.0.0.1:80' or '[::1]:80'; cap at least 64."""
+cdef void sock_local(int fd, Addr *out) noexcept nogil
+"""Our side's address; family 0 when the kernel does not say."""

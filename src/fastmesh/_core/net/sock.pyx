@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 from fastmesh._core.base.sys cimport (
     AF_INET, AF_INET6, EINPROGRESS, EINTR, IPPROTO_TCP, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
-    TCP_INFO, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, accept4, close, connect, fm_errno, getsockopt, htons, inet_ntop, ntohs, setsockopt, sockaddr, sockaddr_in,
+    TCP_INFO, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, accept4, close, connect, fm_errno, getsockname, getsockopt, htons, inet_ntop, ntohs, setsockopt, sockaddr, sockaddr_in,
     sockaddr_in6, sockaddr_storage, socket, socklen_t, tcp_info)
 
 
@@ -12,28 +12,40 @@ cdef int sock_accept(int lfd, Addr *peer) noexcept nogil:
     cdef socklen_t n = sizeof(ss)
     cdef int one = 1
     cdef int fd
-    cdef sockaddr_in *s4
-    cdef sockaddr_in6 *s6
     memset(peer, 0, sizeof(Addr))
     fd = accept4(lfd, <sockaddr *>&ss, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
     if fd < 0:
         return -fm_errno()
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
-    if ss.ss_family == AF_INET:
-        s4 = <sockaddr_in *>&ss
-        peer.family = 4
-        peer.port = ntohs(s4.sin_port)
-        memcpy(peer.a, &s4.sin_addr, 4)
-    elif ss.ss_family == AF_INET6:
-        s6 = <sockaddr_in6 *>&ss
-        peer.port = ntohs(s6.sin6_port)
-        memcpy(peer.a, &s6.sin6_addr, 16)
-        peer.family = 6
-        # an IPv4 client on a dual-stack listener: its IPv4 form is what people know
-        if mapped(peer.a):
-            memcpy(peer.a, peer.a + 12, 4)
-            peer.family = 4
+    addr_take(&ss, peer)
     return fd
+
+
+cdef void addr_take(const sockaddr_storage *ss, Addr *to) noexcept nogil:
+    cdef const sockaddr_in *s4
+    cdef const sockaddr_in6 *s6
+    if ss.ss_family == AF_INET:
+        s4 = <const sockaddr_in *>ss
+        to.family = 4
+        to.port = ntohs(s4.sin_port)
+        memcpy(to.a, &s4.sin_addr, 4)
+    elif ss.ss_family == AF_INET6:
+        s6 = <const sockaddr_in6 *>ss
+        to.port = ntohs(s6.sin6_port)
+        memcpy(to.a, &s6.sin6_addr, 16)
+        to.family = 6
+        # an IPv4 client on a dual-stack listener: its IPv4 form is what people know
+        if mapped(to.a):
+            memcpy(to.a, to.a + 12, 4)
+            to.family = 4
+
+
+cdef void sock_local(int fd, Addr *out) noexcept nogil:
+    cdef sockaddr_storage ss
+    cdef socklen_t n = sizeof(ss)
+    memset(out, 0, sizeof(Addr))
+    if getsockname(fd, <sockaddr *>&ss, &n) == 0:
+        addr_take(&ss, out)
 
 
 cdef bint mapped(const uint8_t *a) noexcept nogil:

@@ -13,6 +13,7 @@ from fastmesh._core.net.reactor cimport Reactor, Source, Task
 from fastmesh._core.net.sock cimport Addr
 from fastmesh._core.net.tls cimport Tls
 from fastmesh._core.net.tls_ctx cimport TlsCtx
+from fastmesh._core.policy.authz cimport AuthzVerdict
 from fastmesh._core.policy.lb_level cimport LevelShares
 from fastmesh._core.proto.h1_body cimport H1Body
 from fastmesh._core.proto.h2_stream cimport H2, H2Ops, H2Stream
@@ -52,6 +53,7 @@ cdef struct ListenerState:
     uint32_t kind                # L_*
     uint32_t flags               # LF_*
     uint32_t table               # index in the current snapshot, or SNAP_NONE: not in this config
+    uint32_t authz               # ... of its SnapAuthz, or SNAP_NONE
     uint32_t tls_mode
     uint32_t port
     uint32_t ntls
@@ -85,6 +87,9 @@ cdef struct Worker:
     uint64_t rng
     uint32_t nlisteners
     ListenerState listeners[64]
+    Conn *asking                 # the connection that the head at hand came by; NULL: a rehearsal ...
+    Slice claimed                # ... by this SPIFFE ID
+    AuthzVerdict verdict         # of the head at hand, where its listener has policies
     uint32_t ntls
     TlsCtx *tls[256]             # of the current generation, by SnapTls index, referenced
     uint32_t tls_fresh           # of these: made with this generation
@@ -177,6 +182,11 @@ cdef enum:  # Exchange.flags
     XF_SHADOW = 4194304          # a mirrored copy: nobody waits for its answer
     XF_REHEARSED = 8388608       # it is only asked what would become of it (proxy/rehearse)
 
+cdef enum:  # Exchange.authz
+    AU_AUDITED = 1               # an AUDIT policy fits
+    AU_DRY_ALLOWED = 2           # what policies that are only tried would have said
+    AU_DRY_DENIED = 4
+
 cdef struct DownOps:             # what an exchange asks of its client's side
     int (*head)(Exchange *ex, Msg *m) noexcept nogil
     # ^ Send a response head (1xx too). m.body says how the body will come.
@@ -258,6 +268,7 @@ cdef struct Exchange:
     uint8_t moves                # immediate repeats of what no upstream has looked at
     uint8_t grpc                 # gRPC status of the answer + 1; 0: none was seen
     uint8_t ntried               # of tried
+    uint8_t authz                # AU_*
     uint16_t peer                # PeerTable slot
     uint16_t status
     uint32_t rf                  # RF_*

@@ -9,6 +9,7 @@ from fastmesh._core.policy.router cimport RouteMatch, router_match
 from fastmesh._core.proto.hygiene cimport hygiene_request
 from fastmesh._core.proto.msg cimport (
     BODY_CHUNKED, BODY_NONE, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg)
+from fastmesh._core.proxy.access cimport access_judge
 from fastmesh._core.proxy.call cimport call_begin
 from fastmesh._core.proxy.cors cimport cors_take
 from fastmesh._core.proxy.ctx cimport (
@@ -79,6 +80,11 @@ cdef void entry_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
         log_keep_request(ex, m)
         exchange_answer(ex, RE_NO_CONFIG)
         return
+    if l.authz != SNAP_NONE:
+        rc = access_judge(ex, m, l)
+        if rc != FM_OK:
+            exchange_answer(ex, rc)
+            return
     if l.flags & LF_HTTPS_REDIRECT and ex.security == SEC_NONE:
         log_keep_request(ex, m)
         if m.host.n == 0:        # HTTP/1.0 without Host: there is nowhere to point to

@@ -9,26 +9,32 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from fastmesh._core.base.err cimport FM_ENOHEALTHY, FM_OK
+from fastmesh._core.base.view cimport Slice, slice_of
+from fastmesh._core.policy.authz cimport AuthzVerdict
 from fastmesh._core.policy.lb_hash cimport HashWalk, hash_begin, hash_next
 from fastmesh._core.policy.router cimport (
     ROUTE_PATH, ROUTE_TAKES, RouteMatch, router_forget, router_load, router_match, router_obstacle, router_vhost)
 from fastmesh._core.proto.h1_body cimport h1_body_request
 from fastmesh._core.proto.h1_head cimport h1_request_head
 from fastmesh._core.proto.hygiene cimport hygiene_request
+from fastmesh._core.proto.pathnorm cimport PATH_REFUSED, path_normalize
 from fastmesh._core.proto.msg cimport BODY_NONE, HF_DROP, MF_UPGRADE, Msg
 from fastmesh._core.proxy.ctx cimport REPLAY_BYTES
 from fastmesh._core.proxy.rehearse cimport Rehearsal, rehearsal_free, rehearsal_new, rehearsal_run
 from fastmesh._core.proxy.respond cimport RE_FAULT, RE_OVERFLOW
+from fastmesh._core.shm.authztab cimport AZ_PATH, SnapAuthz
 from fastmesh._core.shm.segment cimport Segment, SegMap, segment_map
 from fastmesh._core.shm.snapshot cimport (
     ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, AF_RETRY_ANYWHERE, AF_RETRY_SAME, CF_IGNORE_CASE, CF_NOT, CL_AS_CLIENT, CL_H2, CL_KEEPALIVE,
-    CL_VERIFY_SAN, CO_CREDENTIALS, CO_FORWARD, EP_TLS, HASH_COOKIE, HASH_HEADER, HASH_NO_COOKIE, HASH_NONE, HASH_QUERY, HASH_SOURCE, HK_GRPC, HK_HTTP, HK_NONE, HK_TCP, HOP_ADD, HOP_REMOVE, HOP_SET,
-    L_GATEWAY, L_INBOUND, L_OUTBOUND, LB_LEAST_REQUEST, LB_MAGLEV, LB_PEAK_EWMA, LB_RANDOM, LB_RING_HASH, LB_ROUND_ROBIN,
-    LF_HTTPS_REDIRECT, MILLION, OF_ON, OF_SPLIT, ON_AUTHORITY, ON_HEADER, ON_METHOD, ON_PORT, ON_QUERY, ON_SCHEME, OP_ANY, OP_EXACT,
-    OP_PATH_PREFIX, OP_PREFIX, OP_PRESENT, OP_REGEX, OP_SUFFIX, PER_IDENTITY, RW_FULL, RW_NONE, RW_PREFIX, RW_REGEX, SNAP_NONE, TLS_DISABLE, TLS_PERMISSIVE,
-    TLS_STRICT, Snap, SnapAction, SnapArr, SnapCluster, SnapCond, SnapDest, SnapEndpoint, SnapFault, SnapHdrOp, SnapHeader, SnapLevel,
-    SnapCors, SnapHealth, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapRoute, SnapStr, SnapVhost, snap_fault, snap_open)
+    CL_VERIFY_SAN, CO_CREDENTIALS, CO_FORWARD, EP_TLS, HASH_COOKIE, HASH_HEADER, HASH_NO_COOKIE, HASH_NONE, HASH_QUERY, HASH_SOURCE,
+    HK_GRPC, HK_HTTP, HK_NONE, HK_TCP, HOP_ADD, HOP_REMOVE, HOP_SET, L_GATEWAY, L_INBOUND, L_OUTBOUND, LB_LEAST_REQUEST, LB_MAGLEV,
+    LB_PEAK_EWMA, LB_RANDOM, LB_RING_HASH, LB_ROUND_ROBIN, LF_HTTPS_REDIRECT, MILLION, OF_ON, OF_SPLIT, ON_AUTHORITY, ON_HEADER,
+    ON_METHOD, ON_PORT, ON_QUERY, ON_SCHEME, OP_ANY, OP_EXACT, OP_PATH_PREFIX, OP_PREFIX, OP_PRESENT, OP_REGEX, OP_SUFFIX, PER_IDENTITY,
+    RW_FULL, RW_NONE, RW_PREFIX, RW_REGEX, SNAP_NONE, TLS_DISABLE, TLS_PERMISSIVE, TLS_STRICT, Snap, SnapAction, SnapArr, SnapCluster,
+    SnapCond, SnapDest, SnapEndpoint, SnapFault, SnapHdrOp, SnapHeader, SnapLevel, SnapCors, SnapHealth, SnapLimit, SnapListener,
+    SnapMirror, SnapOrigin, SnapOutlier, SnapRoute, SnapStr, SnapVhost, snap_fault, snap_open)
 from fastmesh._core.shm.names import FLAG_NAMES
 
 CHECKS = {<int>HK_HTTP: "HTTP", <int>HK_GRPC: "gRPC", <int>HK_TCP: "TCP"}
@@ -72,6 +78,14 @@ cdef const void *first(const Snap *s, SnapArr a):
 
 
 # ---- the parts of a snapshot -------------------------------------------------------------------------------------------------------
+
+cdef dict authz_dict(const Rehearsal *r):
+    cdef const AuthzVerdict *v = &r.w.verdict
+    return {
+        "denied": bool(v.denied), "rule": said(v.rule.p, v.rule.n), "audited": said(v.audit.p, v.audit.n),
+        "dry_run": "denied" if v.dry_denied else "allowed" if v.dry_allowed else "", "dry_run_rule": said(v.dry.p, v.dry.n),
+    }
+
 
 cdef dict listener_dict(const Snap *s, const SnapListener *l):
     return {
@@ -285,13 +299,17 @@ cdef class Stage:
     cdef char *raw
     cdef Segment segment         # nobody's: it takes what the rehearsals count
     cdef SegMap seg
+    cdef bytes identity          # the peer's SPIFFE ID
+    cdef Slice claimed           # ... borrowed
 
-    def __cinit__(self, bytes raw):
+    def __cinit__(self, bytes raw, bytes identity=b""):
         cdef SnapFault why
         if len(raw) < sizeof(SnapHeader):
             raise ValueError("no snapshot: less than a header")
         if snap_fault(raw, len(raw), &why) != FM_OK:
             raise ValueError(f"no snapshot: {why.section.decode()}[{why.index}]: {why.what.decode()}")
+        self.identity = identity
+        self.claimed = slice_of(<const char *>self.identity, len(identity))
         self.raw = <char *>malloc(len(raw))
         if self.raw == NULL:
             raise MemoryError
@@ -321,8 +339,12 @@ cdef class Stage:
         if r == NULL:
             raise MemoryError
         try:
+            r.w.claimed = self.claimed
+            r.mtls = self.claimed.n != 0
             rehearsal_run(r, head, len(head), tls, code)
             found = {"grpc": bool(r.grpc)}
+            if l.authz != SNAP_NONE:
+                found["authorization"] = authz_dict(r)
             fields = [line.split(": ", 1) for line in said(r.fields, r.n).split("\n") if line]
             if r.taken:
                 found["left_ms"] = r.left_ms
@@ -378,6 +400,8 @@ cdef class Stage:
         """Virtual host, routes that were passed over, route and action: as far as there are any."""
         cdef Snap *s = &self.s
         cdef Msg m
+        cdef Slice judged
+        cdef bytes spelt             # m.path may lie in it
         cdef RouteMatch rm
         cdef const SnapVhost *v
         cdef const SnapRoute *r
@@ -389,6 +413,10 @@ cdef class Stage:
         h1_body_request(&m)
         if hygiene_request(&m, (m.flags & MF_UPGRADE) != 0 and m.body == BODY_NONE) != FM_OK:
             return {}
+        if l.authz != SNAP_NONE and (<const SnapAuthz *>first(s, s.h.authz))[l.authz].flags & AZ_PATH:
+            spelt = PyBytes_FromStringAndSize(NULL, 2 * m.path.n)
+            if path_normalize(m.path, <char *>spelt, &m.path, &judged) == PATH_REFUSED:
+                return {}
         v = router_vhost(s, l.table, &m)
         if v == NULL:
             return {}
@@ -421,20 +449,20 @@ def listeners(bytes snapshot) -> list[dict]:
     return [listener_dict(&stage.s, &l[i]) for i in range(stage.s.h.listeners.n)]
 
 
-def refusal(bytes snapshot, str listener, bytes head, bint tls, str why) -> dict:
+def refusal(bytes snapshot, str listener, bytes head, bint tls, str why, bytes identity=b"") -> dict:
     """The "answer" to a request that would be sent on when this happens to it: a word of CODES."""
-    cdef Stage stage = Stage(snapshot)
+    cdef Stage stage = Stage(snapshot, identity)
     cdef const SnapListener *l = stage.listener(listener)
     if l == NULL:
         raise KeyError(listener)
     return stage.rehearse(l, head, tls, CODES[why])["answer"]
 
 
-def explain(bytes snapshot, str listener, bytes head, bint tls) -> dict:
-    """What becomes of an HTTP/1 request head that comes by this listener. `outcome` is "forward" (see action.destinations: each has what
+def explain(bytes snapshot, str listener, bytes head, bint tls, bytes identity=b"") -> dict:
+    """What becomes of an HTTP/1 request head that comes by this listener, from a peer that has shown this SPIFFE ID. `outcome` is "forward" (see action.destinations: each has what
     would be "sent", or the "answer" in its place), "direct", "redirect", "https_redirect", "plaintext_refused", or "refused"; all but the
     first have an "answer" (status 0: the connection is closed). KeyError: no such listener; ValueError: no snapshot."""
-    cdef Stage stage = Stage(snapshot)
+    cdef Stage stage = Stage(snapshot, identity)
     cdef const SnapListener *l = stage.listener(listener)
     if l == NULL:
         raise KeyError(listener)
@@ -443,6 +471,10 @@ def explain(bytes snapshot, str listener, bytes head, bint tls) -> dict:
         return {**found, "outcome": "plaintext_refused"}
     result = stage.rehearse(l, head, tls)
     found["grpc"] = result["grpc"]
+    if l.authz != SNAP_NONE:
+        found["authorization"] = result["authorization"]
+        if result["authorization"]["denied"] or result.get("answer", {}).get("details") == "path_normalization_failed":
+            return {**found, "outcome": "refused", "answer": result["answer"]}
     if l.flags & LF_HTTPS_REDIRECT and not tls:
         redirected = result["answer"]["status"] == 301
         return {**found, "outcome": "https_redirect" if redirected else "refused", "answer": result["answer"]}

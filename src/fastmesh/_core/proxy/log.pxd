@@ -10,3 +10,5 @@ cdef void log_keep_refused(Exchange *ex) noexcept nogil
 cdef void log_keep_route(Exchange *ex, Slice cluster, Slice route) noexcept nogil
 cdef void log_exchange(Exchange *ex, unsigned long long now_ns) noexcept nogil
 """Count it and write its record. Once, at the end."""
+cdef void log_keep_details(Exchange *ex, Slice text) noexcept nogil
+"""Why, in the place of ex.details: of a request that goes no further. The last that is kept."""

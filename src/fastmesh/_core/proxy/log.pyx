@@ -106,6 +106,7 @@ cdef void write_record(Exchange *ex, uint64_t total_us, uint64_t hop_us) noexcep
     rec.direction = ex.direction
     rec.security = ex.security
     rec.grpc = ex.grpc
+    rec.authz = ex.authz
     rec.flags = ex.rf
     rec.attempts = ex.tries
     rec.start_wall_ns = fm_wall_ns() - total_us * 1000
@@ -129,7 +130,9 @@ cdef void write_record(Exchange *ex, uint64_t total_us, uint64_t hop_us) noexcep
             if ex.log_n[i]:
                 at = put_str(rec, buf, at, i, block_data(ex.logb) + from_, ex.log_n[i])
                 from_ += ex.log_n[i]
-    if ex.details != NULL:
+    if ex.logb != NULL and ex.log_n[LS_DETAILS]:
+        at = put_str(rec, buf, at, LS_DETAILS, block_data(ex.logb) + from_, ex.log_n[LS_DETAILS])
+    elif ex.details != NULL:
         at = put_str(rec, buf, at, LS_DETAILS, ex.details, <uint32_t>strlen(ex.details))
     if ex.peer:
         at = put_str(rec, buf, at, LS_PEER, w.seg.peers.id[ex.peer], <uint32_t>strlen(w.seg.peers.id[ex.peer]))
@@ -144,6 +147,11 @@ cdef void log_keep_route(Exchange *ex, Slice cluster, Slice route) noexcept nogi
     if ex.flags & XF_LOG and ex.log_n[LS_CLUSTER] == 0 and ex.log_n[LS_ROUTE] == 0:
         keep(ex, LS_CLUSTER, cluster.p, cluster.n)
         keep(ex, LS_ROUTE, route.p, route.n)
+
+
+cdef void log_keep_details(Exchange *ex, Slice text) noexcept nogil:
+    if ex.flags & XF_LOG:
+        keep(ex, LS_DETAILS, text.p, text.n)
 
 
 cdef void log_exchange(Exchange *ex, unsigned long long now_ns) noexcept nogil:

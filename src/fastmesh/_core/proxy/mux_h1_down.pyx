@@ -281,6 +281,7 @@ cdef int s_request(H1s *s, char *p, uint32_t n) noexcept nogil:
     if shed:
         entry_refuse(ex, m, RE_OVERLOAD)
     else:
+        s.w.asking = s.conn
         entry_head(ex, m, s.listener)
     return rc
 

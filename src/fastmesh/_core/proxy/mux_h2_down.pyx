@@ -251,6 +251,7 @@ cdef void on_head(H2 *h, H2Stream *st, Msg *m, bint end) noexcept nogil:
         return
     if not h.flags & HF2_GOAWAY_SOON and overload_parts(w):
         h2s_drain(s)
+    s.w.asking = s.conn
     if shed:
         entry_refuse(ex, m, RE_OVERLOAD)
     elif s.listener.table == SNAP_NONE:

@@ -17,6 +17,7 @@ cdef struct Rehearsal:
     int taken                    # it goes on to a destination; else it is answered here
     int broken                   # ... and the answer cannot be made: the connection would be closed
     int grpc                     # a gRPC call
+    int mtls                     # the caller has shown a certificate
     int replayable               # its head can be sent again
     uint16_t status              # of the answer
     uint32_t rf                  # RF_*

@@ -19,7 +19,7 @@ from fastmesh._core.proxy.entry cimport entry_head, entry_refuse
 from fastmesh._core.proxy.exchange cimport (
     exchange_down_closed, exchange_new, exchange_reap, exchange_request_bad)
 from fastmesh._core.shm.snapshot cimport SnapListener
-from fastmesh._core.shm.stats cimport SEC_NONE, SEC_TLS
+from fastmesh._core.shm.stats cimport SEC_MTLS, SEC_NONE, SEC_TLS
 
 cdef enum:
     MEMORY = 16777216            # of one exchange: far more than it needs
@@ -104,6 +104,7 @@ cdef Rehearsal *rehearsal_new(const SegMap *seg, const Snap *s, const SnapListen
     r.l.kind = l.kind
     r.l.flags = l.flags
     r.l.table = l.table
+    r.l.authz = l.authz
     r.l.tls_mode = l.tls_mode
     r.l.port = l.port
     r.ops.head = on_head
@@ -125,12 +126,13 @@ cdef void rehearsal_run(Rehearsal *r, const char *head, uint32_t n, bint tls, in
     r.n = 0
     r.left_ms = 0
     r.body = r.target = slice_of(NULL, 0)
+    memset(&r.w.verdict, 0, sizeof(r.w.verdict))
     if ex == NULL:
         r.broken = 1
         return
     ex.flags |= XF_REHEARSED
     ex.minor = 1
-    ex.security = SEC_TLS if tls else SEC_NONE
+    ex.security = (SEC_MTLS if r.mtls else SEC_TLS) if tls else SEC_NONE
     memset(m, 0, sizeof(Msg))
     # as mux_h1_down does
     rc = h1_request_head(head, n, 0, m)

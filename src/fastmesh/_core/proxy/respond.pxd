@@ -22,6 +22,8 @@ cdef enum:  # codes beyond base/err.pxd that only the proxy makes
     RE_FAULT = -115              # the route's fault: plan.abort_status or abort_grpc, FI
     RE_PENDING = -114            # 503 UO: too many wait for a connection, or one has for too long
     RE_LIMITED = -116            # 429 RL: a rate limit, whose figures are in ex.limit
+    RE_DENIED = -117             # 403: an authorization policy
+    RE_PATH = -118               # 400: a path that authorization cannot judge (proto/pathnorm)
     RE_UP_GOAWAY = -113          # ... nor at this one, above the last id of its GOAWAY: 503 UR
 
 cdef void respond_error(Exchange *ex, int code) noexcept nogil

@@ -15,7 +15,8 @@ from fastmesh._core.proxy.ctx cimport XF_GRPC, XF_REQ_END, Exchange
 from fastmesh._core.proxy.forward cimport forward_response, hbuf_take, msg_add
 from fastmesh._core.shm.snapshot cimport RW_PREFIX, snap_str
 from fastmesh._core.shm.stats cimport (
-    RF_DPE, RF_DT, RF_FI, RF_NC, RF_NR, RF_OM, RF_RL, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, RF_UPE, RF_UR, RF_UT, SEC_NONE, ST_RQ_BAD,
+    RF_DPE, RF_DT, RF_FI, RF_NC, RF_NR, RF_OM, RF_RL, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, RF_UPE, RF_UR, RF_UT, SEC_NONE, ST_RBAC_DENIED,
+    ST_RBAC_PATH, ST_RQ_BAD,
     ST_RQ_DIRECT, ST_RQ_HEAD_TIMEOUT, ST_RQ_LIMITED, ST_RQ_NO_CLUSTER, ST_RQ_NO_HEALTHY, ST_RQ_NO_ROUTE, ST_RQ_OVERFLOW, ST_RQ_OVERLOAD,
     ST_RQ_PENDING_OVERFLOW, ST_RQ_REWRITE, ST_RQ_TIMEOUT, ST_RQ_UPSTREAM_PROTOCOL, ST_RQ_UPSTREAM_RESET, stat_inc)
 
@@ -103,6 +104,10 @@ cdef Verdict verdict_of(int code) noexcept nogil:
         return says(503, RF_OM, ST_RQ_OVERLOAD, b"overload", b"overloaded\n")
     if code == RE_LIMITED:
         return says(429, RF_RL, ST_RQ_LIMITED, b"local_rate_limited", b"local_rate_limited\n")
+    if code == RE_DENIED:
+        return says(403, 0, ST_RBAC_DENIED, b"rbac_access_denied", b"RBAC: access denied")
+    if code == RE_PATH:
+        return says(400, RF_DPE, ST_RBAC_PATH, b"path_normalization_failed", b"bad request: ambiguous path\n")
     if code == RE_FAULT:
         return says(503, RF_FI, ST_RQ_DIRECT, b"fault_filter_abort", b"fault filter abort\n")
     if code == RE_OVERFLOW or code == RE_PENDING:
@@ -194,7 +199,7 @@ cdef int grpc_status_for(const Exchange *ex, int code, int status) noexcept nogi
 
 cdef int answer_call(Exchange *ex, int code, const Verdict *v) noexcept nogil:
     # gRPC, trailers only: HTTP says 200, the call's own status says what is wrong
-    cdef Slice text = slice_of(v.body, strlen(v.body) - 1)  # without the line's end
+    cdef Slice text = slice_of(v.body, strlen(v.body) - (0 if code == RE_DENIED else 1))  # without the line's end
     cdef Msg *m = answer_begin(ex, 200)
     cdef int status = grpc_status_for(ex, code, v.status)
     cdef char *digits = hbuf_take(ex.w, 12)
@@ -220,7 +225,8 @@ cdef void respond_error(Exchange *ex, int code) noexcept nogil:
     if code == RE_FAULT:
         v.status = ex.plan.abort_status
     ex.rf |= v.rf
-    ex.details = v.details
+    if code != RE_DENIED or ex.details == NULL:
+        ex.details = v.details
     stat_inc(ex.w.seg.stats, v.counter)
     if ex.flags & XF_GRPC:
         rc = answer_call(ex, code, &v)

@@ -128,11 +128,12 @@ cdef void take_listener(Worker *w, ListenerState *l, const Snap *s) noexcept nog
     memset(l.tls, 0, sizeof(l.tls))
     l.ntls = 0
     if sl == NULL:
-        l.table = SNAP_NONE
+        l.table = l.authz = SNAP_NONE
         return
     l.kind = sl.kind
     l.flags = sl.flags
     l.table = sl.table
+    l.authz = sl.authz
     l.tls_mode = sl.tls_mode
     l.port = sl.port
     idx = <const uint32_t *>snap_at(s, sl.tls.off)
@@ -446,7 +447,7 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
     w.first_timer.fn = no_config_yet
     w.first_timer.arg = w
     w.unconfigured.w = w
-    w.unconfigured.table = SNAP_NONE
+    w.unconfigured.table = w.unconfigured.authz = SNAP_NONE
     w.wake.fn = on_wake
     w.wake.fd = w.seg.wake_fd
     for name, fd in listeners:
@@ -456,7 +457,7 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
         l.src.fd = fd
         l.w = w
         l.id = fnv64(raw, len(raw))
-        l.table = SNAP_NONE
+        l.table = l.authz = SNAP_NONE
         l.task.fn = accept_go
         l.task.arg = l
         l.retry.fn = accept_retry

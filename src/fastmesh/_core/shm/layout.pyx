@@ -1,11 +1,12 @@
 """The sizes of what is shared (L1), checked when this is compiled. See layout.pxd."""
 from fastmesh._core.base.sys cimport FM_STATIC_ASSERT
+from fastmesh._core.shm.authztab cimport SnapAuthz, SnapAuthzDim, SnapAuthzKey
 from fastmesh._core.shm.cells cimport Bucket, ClCell, ClRow, ClShard, EpCell, EpRow, EpShard, Memo
 from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS, SegHeader, WorkerSlot
 from fastmesh._core.shm.ring cimport LogRec, Ring
 from fastmesh._core.shm.snapshot cimport (
-    SnapAction, SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp, SnapHeader, SnapHealth,
-    SnapHost, SnapLevel, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapPath, SnapRoute, SnapTable, SnapTls, SnapVhost)
+    SnapAction, SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp, SnapHeader, SnapHealth, SnapHost, SnapLevel,
+    SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapPath, SnapRoute, SnapTable, SnapTls, SnapVhost)
 from fastmesh._core.shm.stats cimport Hist, PeerTable, Series, SeriesKey, SeriesTable, StatsRow
 
 
@@ -29,6 +30,9 @@ cdef void layout_is_as_written() noexcept nogil:
     FM_STATIC_ASSERT(sizeof(Bucket) == 16)
     FM_STATIC_ASSERT(sizeof(Ring) == 128)
     FM_STATIC_ASSERT(sizeof(LogRec) == 128)
+    FM_STATIC_ASSERT(sizeof(SnapAuthz) == 64)
+    FM_STATIC_ASSERT(sizeof(SnapAuthzDim) == 64)
+    FM_STATIC_ASSERT(sizeof(SnapAuthzKey) == 32)
     FM_STATIC_ASSERT(sizeof(SnapHeader) == 256)
     FM_STATIC_ASSERT(sizeof(SnapListener) == 64)
     FM_STATIC_ASSERT(sizeof(SnapTable) == 32)

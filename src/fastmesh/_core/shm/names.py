@@ -110,6 +110,13 @@ COUNTER_NAMES = (
     "hc_deferred",
     "od_ejections_success_rate",
     "od_ejections_failure_percentage",
+    # authorization
+    "rbac_allowed",
+    "rbac_denied",
+    "rbac_shadow_allowed",
+    "rbac_shadow_denied",
+    "rbac_audited",
+    "rbac_path_refused",
 )
 # Response flags as bits (RF_*): Envoy's letters.
 FLAG_NAMES = {

@@ -144,4 +144,18 @@ class Packer:
     def listener(
         self, name: str, *, kind: int, tls_mode: int, port: int, flags: int, table: int, tls: list[int]
     ) -> int: ...
+    def listener_authz(self, listener: int, authz: int) -> None: ...
+    def authz_dim(
+        self,
+        *,
+        on: int,
+        negate: bool,
+        name: str,
+        keys: dict[tuple[int, bytes], list[int]],
+        base: list[int],
+        words: int,
+    ) -> int: ...
+    def authz(
+        self, *, dims: _Run, names: list[str], http: list[int], flags: int, port: int, upto: list[int]
+    ) -> int: ...
     def finish(self, node_id: str, service_cluster: str) -> bytes: ...

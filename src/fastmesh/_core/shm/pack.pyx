@@ -9,13 +9,16 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from fastmesh._core.base.regex cimport RE_WHY, regex_free, regex_new, regex_rewrite_ok
+from fastmesh._core.shm.authztab cimport (
+    AO_EXACT, AO_GLOB, AO_NET, AO_PREFIX, AO_SUFFIX, AO_TEMPLATE, SnapAuthz, SnapAuthzDim, SnapAuthzKey, authz_hash)
 from fastmesh._core.shm.hashtab cimport hashtab_make
 from fastmesh._core.shm.sections cimport (
-    V_ACTIONS, V_BLOB, V_CLUSTERS, V_CONDS, V_CORS, V_DESTS, V_ENDPOINTS, V_HDROPS, V_HOSTS, V_LEVELS, V_LIMITS, V_LISTENERS, V_MIRRORS, V_ORIGINS, V_PATHS, V_ROUTES,
-    V_TABLES, V_TLS, V_U32S, V_VHOSTS, Sections)
+    V_ACTIONS, V_AUTHZ, V_AUTHZ_DIMS, V_AUTHZ_KEYS, V_BLOB, V_CLUSTERS, V_CONDS, V_CORS, V_DESTS, V_ENDPOINTS, V_HDROPS, V_HOSTS, V_LEVELS,
+    V_LIMITS, V_LISTENERS, V_MIRRORS, V_ORIGINS, V_PATHS, V_ROUTES, V_TABLES, V_TLS, V_U32S, V_VHOSTS, Sections)
 from fastmesh._core.shm.snapshot cimport (
-    CL_EQUAL, CL_KEEPALIVE, OP_EXACT, OP_PATH_PREFIX, OP_PREFIX, SNAP_MAX_LENGTHS, SNAP_MAX_PATTERN, SNAP_NONE, SnapAction, SnapArr, SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp,
-    SnapHealth, SnapHost, SnapLevel, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapOutlier, SnapPath, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64, host_hash, path_hash)
+    CL_EQUAL, CL_KEEPALIVE, OP_EXACT, OP_PATH_PREFIX, OP_PREFIX, SNAP_MAX_LENGTHS, SNAP_MAX_PATTERN, SNAP_NONE, SnapAction, SnapArr,
+    SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp, SnapHealth, SnapHost, SnapLevel, SnapLimit, SnapListener,
+    SnapMirror, SnapOrigin, SnapOutlier, SnapPath, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64, host_hash, path_hash)
 from fastmesh._core.shm.stride cimport rr_stride
 
 NONE = <uint32_t>SNAP_NONE         # no index
@@ -481,6 +484,88 @@ cdef class Packer(Sections):
         l.port = port
         l.flags = flags
         l.table = table
+        l.authz = SNAP_NONE
         l.tls = self.u32_list(tls)
         (<SnapListener *>self.grow(V_LISTENERS, sizeof(SnapListener)))[0] = l
         return self.count(V_LISTENERS, sizeof(SnapListener)) - 1
+
+    def listener_authz(self, listener: int, authz: int):
+        """The listener lets pass only what these policies allow."""
+        (<SnapListener *>self.v[V_LISTENERS].p)[listener].authz = authz
+
+    cdef SnapAuthzKey authz_key(self, int op, bytes value, list terms, uint32_t words) except *:
+        cdef SnapAuthzKey k
+        memset(&k, 0, sizeof(k))
+        k.op = op
+        k.value = self.text(value)
+        k.hash = authz_hash(value, <uint32_t>len(value), op)
+        k.dense = len(terms) > words
+        k.terms = self.u32_list(bit_words(terms, words) if k.dense else terms)
+        return k
+
+    def authz_dim(self, *, on: int, negate: bool, name: str, keys: dict, base: list, words: int) -> int:
+        """One attribute. keys: (AO_*, value) -> terms, ascending; base: the terms that do not ask for it (of a dimension that does not
+        negate). Add the dimensions of one authz() one after the other."""
+        cdef SnapAuthzDim d
+        cdef SnapAuthzKey k
+        cdef SnapAuthzKey *table
+        cdef uint32_t n, i, buckets
+        memset(&d, 0, sizeof(d))
+        d.on = on
+        d.negate = negate
+        d.name = self.text(name)
+        if not negate:
+            d.base = self.u32_list(bit_words(base, words))
+        slow = [(op, value) for op, value in keys if op == AO_TEMPLATE or op == AO_GLOB]
+        fast = [(op, value) for op, value in keys if op != AO_TEMPLATE and op != AO_GLOB]
+        d.longest = max([len(value) for op, value in fast if op == AO_EXACT], default=0)
+        d.prefixes = self.u32_list(sorted({len(value) for op, value in fast if op == AO_PREFIX}))
+        d.suffixes = self.u32_list(sorted({len(value) for op, value in fast if op == AO_SUFFIX}))
+        d.nets = self.u32_list(sorted({value[0] << 8 | value[1] for op, value in fast if op == AO_NET}))
+        if fast:
+            buckets = 2
+            while buckets < 2 * len(fast):
+                buckets *= 2
+            n = self.count(V_AUTHZ_KEYS, sizeof(SnapAuthzKey))
+            self.grow(V_AUTHZ_KEYS, buckets * sizeof(SnapAuthzKey))
+            d.buckets = self.run((n, buckets), sizeof(SnapAuthzKey))
+            for op, value in fast:
+                k = self.authz_key(op, value, keys[op, value], words)
+                table = <SnapAuthzKey *>self.v[V_AUTHZ_KEYS].p + n
+                i = <uint32_t>k.hash & (buckets - 1)
+                while table[i].hash:
+                    i = (i + 1) & (buckets - 1)
+                table[i] = k
+        n = self.count(V_AUTHZ_KEYS, sizeof(SnapAuthzKey))
+        for op, value in slow:
+            k = self.authz_key(op, value, keys[op, value], words)
+            (<SnapAuthzKey *>self.grow(V_AUTHZ_KEYS, sizeof(SnapAuthzKey)))[0] = k
+        d.slow = self.run((n, len(slow)) if slow else (), sizeof(SnapAuthzKey))
+        (<SnapAuthzDim *>self.grow(V_AUTHZ_DIMS, sizeof(SnapAuthzDim)))[0] = d
+        return self.count(V_AUTHZ_DIMS, sizeof(SnapAuthzDim)) - 1
+
+    def authz(self, *, dims: tuple, names: list[str], http: list[int], flags: int, port: int, upto: list[int]) -> int:
+        """Policies of a listener. names: of each term, "" where none is; http: terms that allow no bare connection; upto: the end of each
+        group, in words."""
+        cdef SnapAuthz a
+        cdef uint32_t i
+        memset(&a, 0, sizeof(a))
+        a.words = upto[4]  # no negative index: wraparound is off
+        a.dims = self.run(dims, sizeof(SnapAuthzDim))
+        a.names = self.str_list(names)
+        a.http = self.u32_list(bit_words(http, a.words))
+        a.live = self.u32_list(bit_words([i for i, name in enumerate(names) if name], a.words))
+        a.flags = flags
+        a.port = port
+        for i in range(5):
+            a.upto[i] = upto[i]
+        (<SnapAuthz *>self.grow(V_AUTHZ, sizeof(SnapAuthz)))[0] = a
+        return self.count(V_AUTHZ, sizeof(SnapAuthz)) - 1
+
+
+def bit_words(terms: list[int], words: int) -> list[int]:
+    """A bit for each of them, in words of 32."""
+    made = [0] * words
+    for term in terms:
+        made[term >> 5] |= 1 << (term & 31)
+    return made

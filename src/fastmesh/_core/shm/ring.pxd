@@ -29,7 +29,8 @@ cdef struct LogRec:              # 128 bytes, then LOG_STRS strings without sepa
     uint8_t peer_family
     uint8_t security             # SEC_*
     uint8_t grpc                 # gRPC status + 1; 0: none was seen
-    uint8_t reserved0[5]
+    uint8_t authz                # 1: audited; 2, 4: policies that are only tried would have let it pass, refused it
+    uint8_t reserved0[4]
     uint8_t peer_addr[16]
     uint8_t trace_id[16]
 

@@ -28,6 +28,9 @@ cdef enum:  # sections, in file order
     V_LIMITS
     V_LEVELS
     V_PATHS
+    V_AUTHZ
+    V_AUTHZ_DIMS
+    V_AUTHZ_KEYS
     V_BLOB
     V_N
 

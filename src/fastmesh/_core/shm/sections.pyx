@@ -3,10 +3,12 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
+from fastmesh._core.shm.authztab cimport SnapAuthz, SnapAuthzDim, SnapAuthzKey
 from fastmesh._core.shm.layout cimport SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
     SNAP_MAGIC, SNAP_MAX_REGEXES, SNAP_VERSION, SnapAction, SnapArr, SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp,
-    SnapHeader, SnapHost, SnapLevel, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapPath, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64)
+    SnapHeader, SnapHost, SnapLevel, SnapLimit, SnapListener, SnapMirror, SnapOrigin, SnapPath, SnapRoute, SnapStr, SnapTable, SnapTls,
+    SnapVhost, fnv64)
 
 cdef enum:
     # Bytes behind the last string. memcmp and friends load whole vectors under a mask: where such a load reaches into a page that is not
@@ -143,6 +145,9 @@ cdef class Sections:
         cdef SnapOrigin *g = <SnapOrigin *>self.v[V_ORIGINS].p
         cdef SnapLimit *n = <SnapLimit *>self.v[V_LIMITS].p
         cdef SnapLevel *v = <SnapLevel *>self.v[V_LEVELS].p
+        cdef SnapAuthz *u = <SnapAuthz *>self.v[V_AUTHZ].p
+        cdef SnapAuthzDim *y = <SnapAuthzDim *>self.v[V_AUTHZ_DIMS].p
+        cdef SnapAuthzKey *w = <SnapAuthzKey *>self.v[V_AUTHZ_KEYS].p
         for i in range(self.count(V_LISTENERS, sizeof(SnapListener))):
             move(&l[i].name, blob)
             move_arr(&l[i].tls, base[V_U32S])
@@ -223,6 +228,22 @@ cdef class Sections:
             move(&n[i].name, blob)
         for i in range(self.count(V_LEVELS, sizeof(SnapLevel))):
             move_arr(&v[i].hash_table, base[V_U32S])
+        for i in range(self.count(V_AUTHZ, sizeof(SnapAuthz))):
+            move_arr(&u[i].dims, base[V_AUTHZ_DIMS])
+            move_arr(&u[i].names, base[V_STRS])
+            move_arr(&u[i].http, base[V_U32S])
+            move_arr(&u[i].live, base[V_U32S])
+        for i in range(self.count(V_AUTHZ_DIMS, sizeof(SnapAuthzDim))):
+            move(&y[i].name, blob)
+            move_arr(&y[i].base, base[V_U32S])
+            move_arr(&y[i].buckets, base[V_AUTHZ_KEYS])
+            move_arr(&y[i].prefixes, base[V_U32S])
+            move_arr(&y[i].suffixes, base[V_U32S])
+            move_arr(&y[i].nets, base[V_U32S])
+            move_arr(&y[i].slow, base[V_AUTHZ_KEYS])
+        for i in range(self.count(V_AUTHZ_KEYS, sizeof(SnapAuthzKey))):
+            move(&w[i].value, blob)
+            move_arr(&w[i].terms, base[V_U32S])
         for i in range(self.count(V_STRS, sizeof(SnapStr))):
             move(&z[i], blob)
         z = <SnapStr *>self.v[V_REGEXES].p
@@ -272,6 +293,9 @@ cdef class Sections:
         h.limits = self.section(V_LIMITS, base, sizeof(SnapLimit))
         h.levels = self.section(V_LEVELS, base, sizeof(SnapLevel))
         h.paths = self.section(V_PATHS, base, sizeof(SnapPath))
+        h.authz = self.section(V_AUTHZ, base, sizeof(SnapAuthz))
+        h.authz_dims = self.section(V_AUTHZ_DIMS, base, sizeof(SnapAuthzDim))
+        h.authz_keys = self.section(V_AUTHZ_KEYS, base, sizeof(SnapAuthzKey))
         made = bytearray(at)
         out = made
         for i in range(V_N):

@@ -73,7 +73,7 @@ cdef dict log_dict(const char *p, uint32_t n):
         "status": r.status, "minor": r.minor, "direction": r.direction, "flags": r.flags, "attempts": r.attempts,
         "start_wall_ns": r.start_wall_ns, "duration_us": r.duration_us, "upstream_us": r.upstream_us, "hop_us": r.hop_us,
         "rx_bytes": r.rx_bytes, "tx_bytes": r.tx_bytes, "security": r.security, "peer_port": r.peer_port, "peer_addr": "",
-        "trace_id": (<const char *>r.trace_id)[:16].hex(), "grpc": r.grpc,
+        "trace_id": (<const char *>r.trace_id)[:16].hex(), "grpc": r.grpc, "authz": r.authz,
     }
     if r.peer_family in (4, 6) and inet_ntop(AF_INET if r.peer_family == 4 else AF_INET6, r.peer_addr, addr, sizeof(addr)) != NULL:
         d["peer_addr"] = addr.decode()

@@ -54,7 +54,8 @@ cdef struct SnapListener:        # 64 bytes
     uint32_t flags               # LF_*
     uint32_t table               # index of the route table
     SnapArr tls                  # uint32 indexes of SnapTls; chosen by SNI, the first is the default
-    uint8_t reserved[28]
+    uint32_t authz               # index of SnapAuthz, or SNAP_NONE: everything is allowed
+    uint8_t reserved[24]
 
 cdef struct SnapTable:           # 32 bytes: a route table
     SnapStr name
@@ -432,9 +433,12 @@ cdef struct SnapHeader:          # 256 bytes, at the base
     SnapArr limits               # SnapLimit
     SnapArr levels               # SnapLevel
     SnapArr paths                # SnapPath
+    SnapArr authz                # SnapAuthz
+    SnapArr authz_dims           # SnapAuthzDim
+    SnapArr authz_keys           # SnapAuthzKey
     SnapStr node_id              # e.g. "reviews-v2-1.default"
     SnapStr service_cluster
-    uint8_t reserved[48]
+    uint8_t reserved[24]
 
 cdef struct Snap:
     # a worker's view: borrowed, valid within one reactor turn

@@ -9,13 +9,14 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastmesh._core.base.err cimport FM_ESNAP, FM_OK
 from fastmesh._core.shm.check cimport Check, alpn_ok, fault, section_ok, str_ok, within
 from fastmesh._core.shm.check_actions cimport check_actions
+from fastmesh._core.shm.check_authz cimport check_authz
 from fastmesh._core.shm.check_clusters cimport check_clusters
 from fastmesh._core.shm.check_routes cimport check_routes
 from fastmesh._core.shm.layout cimport SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
     LF_HTTPS_REDIRECT, L_INBOUND, SNAP_MAGIC, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_VERSION, TF_SERVER, TF_TICKETS, TF_VERIFY,
-    TLS_DISABLE, TLS_PERMISSIVE, Snap, SnapAction, SnapCluster, SnapCond, SnapDest, SnapEndpoint, SnapFault, SnapHdrOp, SnapHeader,
-    SnapListener, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost)
+    SNAP_NONE, TLS_DISABLE, TLS_PERMISSIVE, Snap, SnapAction, SnapCluster, SnapCond, SnapDest, SnapEndpoint, SnapFault, SnapHdrOp,
+    SnapHeader, SnapListener, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost)
 
 
 cdef uint64_t fnv64(const char *p, size_t n) noexcept nogil:
@@ -101,6 +102,8 @@ cdef int check_listeners(Check *c) noexcept nogil:
             return fault(c, b"listeners", i, b"kind, TLS mode or flag unknown")
         if l[i].table >= c.h.tables.n:
             return fault(c, b"listeners", i, b"no such route table")
+        if l[i].authz != SNAP_NONE and l[i].authz >= c.h.authz.n:
+            return fault(c, b"listeners", i, b"no such authorization policies")
         if not within(c.h.u32s, sizeof(uint32_t), l[i].tls):
             return fault(c, b"listeners", i, b"TLS list out of bounds")
         if l[i].tls_mode != TLS_DISABLE and l[i].tls.n == 0:
@@ -159,6 +162,8 @@ cdef int snap_fault(const char *base, uint64_t n, SnapFault *why) noexcept nogil
         rc = check_actions(&c)
     if rc == FM_OK:
         rc = check_routes(&c)
+    if rc == FM_OK:
+        rc = check_authz(&c)
     return rc
 
 

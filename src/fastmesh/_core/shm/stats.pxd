@@ -88,6 +88,12 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_HC_DEFERRED               # looks at what is due that found too many checks in flight
     ST_OD_SUCCESS_RATE           # ejected by rates over an interval
     ST_OD_FAILURE_PERCENTAGE
+    ST_RBAC_ALLOWED              # requests that the authorization policies of their listener let pass ...
+    ST_RBAC_DENIED               # ... refused (403)
+    ST_RBAC_SHADOW_ALLOWED       # what policies that are only tried would have let pass ...
+    ST_RBAC_SHADOW_DENIED        # ... refused
+    ST_RBAC_AUDITED              # an AUDIT policy fits
+    ST_RBAC_PATH                 # refused (400): a path that cannot be judged
     ST_N                         # must be last
 
 cdef enum:
