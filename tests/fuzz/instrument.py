@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TREE = ROOT / "build/fuzz"
 LIBRARY = TREE / "lib"
 COUNTERS = ROOT / "tests/fuzz/counters.c"
-SHIMS = [ROOT / f"tests/shim/{name}_fuzz.pyx" for name in ("h1", "hpack", "h2", "bridge")]
+SHIMS = [ROOT / f"tests/shim/{name}_fuzz.pyx" for name in ("h1", "hpack", "h2", "bridge", "hello")]
 CHECKS = ROOT / "tests/shim/h2_check.pxd"
 JOBS = 2
 # sysconfig fills its tables lazily, which two threads must not do at once

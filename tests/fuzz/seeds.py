@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from helpers import golden_h2
+from helpers import golden_h2, hellos
 from helpers.golden_h1 import CASES, cases_of
 from helpers.golden_hpack import REFUSED, STORIES
 
@@ -82,6 +82,7 @@ def golden() -> dict[str, list[bytes]]:
             ]
     found |= hpack() | http2()
     found |= {"carry_request": found["request"], "carry_response": found["response"]}
+    found["client_hello"] = hellos.some()
     return {kind: list(dict.fromkeys(inputs)) for kind, inputs in found.items()}
 
 

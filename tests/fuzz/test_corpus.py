@@ -12,9 +12,9 @@ from types import ModuleType
 
 import pytest
 
-from shim import bridge_fuzz, h1_fuzz, h2_fuzz, hpack_fuzz
+from shim import bridge_fuzz, h1_fuzz, h2_fuzz, hello_fuzz, hpack_fuzz
 
-SHIMS = (h1_fuzz, hpack_fuzz, h2_fuzz, bridge_fuzz)
+SHIMS = (h1_fuzz, hpack_fuzz, h2_fuzz, bridge_fuzz, hello_fuzz)
 
 HERE = Path(__file__).parent
 MUTATIONS = 20_000

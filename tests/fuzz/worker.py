@@ -9,9 +9,9 @@ import sys
 
 import atheris
 
-from shim import bridge_fuzz, h1_fuzz, h2_fuzz, hpack_fuzz
+from shim import bridge_fuzz, h1_fuzz, h2_fuzz, hello_fuzz, hpack_fuzz
 
-SHIMS = (h1_fuzz, hpack_fuzz, h2_fuzz, bridge_fuzz)
+SHIMS = (h1_fuzz, hpack_fuzz, h2_fuzz, bridge_fuzz, hello_fuzz)
 
 
 def main() -> None:

@@ -31,6 +31,8 @@ PIECE_BYTES = 4096
 # A file that could not be opened or written is tried again this often.
 RETRY_SECONDS = 5.0
 
+TCP = 255  # LOG_TCP: `minor` of a TCP session's record
+
 # By number, in Envoy's spelling.
 GRPC_STATUS = (
     "OK",
@@ -83,6 +85,8 @@ def start_time(wall_ns: int) -> str:
 
 def protocol(r: Record) -> str:
     """What the client spoke."""
+    if r["minor"] == TCP:
+        return "-"
     return "HTTP/2" if r["minor"] == 2 else f"HTTP/1.{r['minor']}"
 
 
@@ -115,7 +119,7 @@ def json_line(r: Record) -> str:
         "start_time": start_time(r["start_wall_ns"]),
         "method": r["method"],
         "path": r["path"],
-        "protocol": protocol(r),
+        "protocol": protocol(r) if r["minor"] != TCP else None,
         "response_code": r["status"],
         "grpc_status": grpc_name(r["grpc"]),
         "response_flags": flag_letters(r["flags"]) or "-",
@@ -127,7 +131,8 @@ def json_line(r: Record) -> str:
         "x_forwarded_for": r["x_forwarded_for"],
         "user_agent": r["user_agent"],
         "request_id": r["request_id"],
-        "authority": r["authority"],
+        "authority": r["authority"] if r["minor"] != TCP else None,
+        "requested_server_name": r["authority"] if r["minor"] == TCP else None,
         "upstream_host": r["upstream_host"],
         "upstream_cluster": r["upstream_cluster"],
         "downstream_remote_address": remote if address else None,

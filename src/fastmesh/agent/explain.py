@@ -119,6 +119,7 @@ def pick_listener(question: Question, there: Sequence[Mapping[str, Any]]) -> Map
     elif question.port:
         fit = [each for each in there if each["port"] == question.port]
     else:
+        there = [each for each in there if each["protocol"] == "http"]
         fit = [each for each in there if each["kind"] == "outbound"]
         if not fit:
             gates = [each for each in there if each["kind"] == "gateway"]
@@ -147,6 +148,11 @@ def by_tls(question: Question, listener: Mapping[str, Any]) -> bool:
 def ask(snapshot: bytes, question: Question, config: Config | None = None) -> dict[str, Any]:
     """The answer. `config`: what the snapshot was packed from, for the names that it does not hold."""
     listener = pick_listener(question, core.listeners(snapshot))
+    if listener["protocol"] != "http":
+        raise Usage(
+            f"listener {listener['name']} carries TCP: only HTTP requests are explained; its routes are in "
+            "the config dump"
+        )
     tls = by_tls(question, listener)
     found = core.explain(snapshot, listener["name"], question.head, tls, question.identity)
     found["request"] = question.shown()

@@ -141,6 +141,21 @@ COUNTERS = {
     "mirror": "Copies of requests sent to mirrors.",
     "mirror_skipped": "Copies that were not sent: no cluster, its limit, memory, a body above 64 KiB.",
     "mirror_failed": "Copies that got no answer.",
+    "tcp_total": "TCP sessions begun.",
+    "tcp_open": "TCP sessions that got a connection to an upstream.",
+    "tcp_done": "TCP sessions that are over.",
+    "tcp_no_route": "TCP sessions without a route or cluster (NR, NC).",
+    "tcp_no_healthy": "TCP sessions without a healthy endpoint (UH).",
+    "tcp_overflow": "TCP sessions refused: no more connections to the cluster may be opened (UO).",
+    "tcp_overload": "TCP sessions refused because the worker has too much (OM).",
+    "tcp_connect_fail": "TCP sessions for which no endpoint could be reached (UF).",
+    "tcp_connect_again": "Dials for a TCP session after one that failed.",
+    "tcp_down_reset": "TCP sessions broken off by the client (DC).",
+    "tcp_up_reset": "TCP sessions broken off by the upstream (UC).",
+    "tcp_idle": "TCP sessions ended because nothing moved (SI).",
+    "tcp_age": "TCP sessions ended by maxConnectionDuration (DT).",
+    "tcp_hello_bad": "Connections to a TLS passthrough without a ClientHello that can be read.",
+    "tcp_hello_late": "Connections whose TLS handshake or ClientHello took too long.",
 }
 # What a series stands for that found no slot of its own: the label says so instead of naming somebody.
 OVERFLOW = "overflow"
@@ -227,6 +242,8 @@ def istio(agent: Agent, out: Exposition) -> None:
     standard: dict[str, dict[str, Hist]] = {"duration": {}, "rx_bytes": {}, "tx_bytes": {}}
     own: dict[str, dict[str, Hist]] = {"upstream": {}, "hop": {}}
     for series in agent.segment.series():
+        if PROTOCOL_NAMES[series["protocol"]] == "tcp":
+            continue
         labels = series_labels(agent, series)
         text = labels_text(labels)
         requests[text] = requests.get(text, 0) + series["count"]
@@ -268,6 +285,31 @@ def istio(agent: Agent, out: Exposition) -> None:
         ),
     ):
         histograms(out, name, about, bounds, scale, own[key])
+
+
+TCP_METRICS = (
+    ("istio_tcp_connections_opened_total", "TCP connections opened."),
+    ("istio_tcp_connections_closed_total", "TCP connections closed."),
+    ("istio_tcp_sent_bytes_total", "Bytes sent to clients of TCP connections."),
+    ("istio_tcp_received_bytes_total", "Bytes received from clients of TCP connections."),
+)
+NOT_OF_TCP = ("response_code", "grpc_response_status")
+
+
+def istio_tcp(agent: Agent, out: Exposition) -> None:
+    """The metrics of TCP sessions; nothing where there was none."""
+    found: dict[str, list[int]] = {}
+    for series in agent.segment.series():
+        if PROTOCOL_NAMES[series["protocol"]] != "tcp":
+            continue
+        labels = series_labels(agent, series)
+        text = labels_text({key: value for key, value in labels.items() if key not in NOT_OF_TCP})
+        values = [series["opened"], series["count"], series["tx_bytes"][0], series["rx_bytes"][0]]
+        found[text] = add(found.get(text), values)
+    for i, (name, about) in enumerate(TCP_METRICS) if found else ():
+        out.family(name, "counter", about)
+        for text, values in found.items():
+            out.sample(values[i], text)
 
 
 def histograms(
@@ -391,6 +433,7 @@ def metrics(agent: Agent) -> str:
     began = time.monotonic()
     out = Exposition()
     istio(agent, out)
+    istio_tcp(agent, out)
     for name, value in agent.segment.counters().items():
         out.counter(counter_name(name), COUNTERS.get(name, "See shm/stats.pxd."), value)
     workers(agent, out)

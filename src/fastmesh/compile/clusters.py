@@ -13,7 +13,7 @@ from fastmesh.compile.lbpolicy import balance
 from fastmesh.compile.locality import locate, settle
 from fastmesh.compile.outlier import detect
 from fastmesh.model.index import Index, Rule, Service, effective_policy, labels_match
-from fastmesh.model.protocols import HTTP2
+from fastmesh.model.protocols import HTTP2, OPAQUE
 from fastmesh.model.schema import Resource
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def offered(index: Index, cluster: ir.Cluster, host: str, port: int) -> list[str
     choice, as in Istio. An upgrade does (Istio: HTTP/2 only): it is a wish, and a server may not know HTTP/2.
     So does the client's protocol: a list belongs to a context, not to a request."""
     protocol = cluster.get("protocol", "http1")
+    if protocol == "tcp":
+        return []  # whatever it is
     if protocol == "http1":
         return ["http/1.1"]
     declared = declared_protocol(index, host, port) in HTTP2
@@ -70,10 +72,18 @@ def offered(index: Index, cluster: ir.Cluster, host: str, port: int) -> list[str
 
 
 def base_cluster(
-    index: Index, host: str, port: int, subset: str, namespace: str, unsaid: Protocol = "http1"
+    index: Index,
+    host: str,
+    port: int,
+    subset: str,
+    namespace: str,
+    unsaid: Protocol = "http1",
+    *,
+    opaque: bool = False,
 ) -> tuple[ir.Cluster, dict[str, Any] | None]:
     """A cluster without endpoints, with the settings of its DestinationRule; and the rule's tls block, if
-    there is one. `unsaid`: see upstream_protocol."""
+    there is one. `unsaid`: see upstream_protocol. `opaque`: it is for TCP sessions, as it is where its port
+    is declared so."""
     policy = effective_policy(index.rule(host), subset, port)
     out: ir.Cluster = {"name": cluster_name(port, subset, host), "service": host, "endpoints": []}
     if namespace:
@@ -96,12 +106,17 @@ def base_cluster(
         }
     if "connectTimeout" in tcp:
         out["connect_timeout_ms"] = tcp["connectTimeout"]
+    if "maxConnections" in tcp:
+        out["max_connections"] = tcp["maxConnections"]
+    if opaque or declared_protocol(index, host, port) in OPAQUE:
+        out["protocol"] = "tcp"
+        if "idleTimeout" in tcp:
+            out["idle_timeout_ms"] = tcp["idleTimeout"]
+        return out, policy.get("tls")
     if "idleTimeout" in http:
         out["idle_timeout_ms"] = http["idleTimeout"]
     if http.get("maxRequestsPerConnection"):
         out["max_requests_per_connection"] = http["maxRequestsPerConnection"]
-    if "maxConnections" in tcp:
-        out["max_connections"] = tcp["maxConnections"]
     if http.get("maxConcurrentStreams"):
         out["max_streams"] = http["maxConcurrentStreams"]
     for field, key in (

@@ -7,7 +7,7 @@ file belongs to this proxy, whatever its selector says.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +23,7 @@ from fastmesh.compile.clusters import (
 )
 from fastmesh.compile.fragment import place_text
 from fastmesh.compile.inbound import ir_policy
+from fastmesh.compile.l4 import l4_routes, takes_every_session
 from fastmesh.compile.locality import arrange
 from fastmesh.compile.routes import catch_all_last, compile_routes, source_of
 from fastmesh.compile.tlsfiles import TlsFiles
@@ -32,7 +33,7 @@ from fastmesh.model.index import Index, host_matches, tls_blocks
 from fastmesh.model.load import load_file
 from fastmesh.model.problems import ConfigError, Problem, errors_of, warnings_of
 from fastmesh.model.schema import Key, Resource
-from fastmesh.model.validate import DEFAULT_BIND, bindings, validate
+from fastmesh.model.validate import DEFAULT_BIND, bindings, traffic_of, validate
 
 if TYPE_CHECKING:
     from fastmesh.model import ir
@@ -167,9 +168,12 @@ class _Edge:
             # Files are checked in any case, so that all that is wrong is told at once. Routes need a config
             # that holds together.
             if not self.broken:
-                config["tables"].append(
-                    {"name": name, "virtual_hosts": self.virtual_hosts(port, servers, bound)}
-                )
+                kind = traffic_of(servers[0].spec)
+                if kind == "http":
+                    hosts = self.virtual_hosts(port, servers, bound)
+                else:
+                    hosts = self.l4_hosts(kind, port, servers, bound)
+                config["tables"].append({"name": name, "virtual_hosts": hosts})
         self.check_client_files()
         config["clusters"] = list(self.clusters.values())
         config["tls"] = list(self.contexts.values())
@@ -194,7 +198,13 @@ class _Edge:
             "table": name,
             "tls_mode": "disable",
         }
-        if servers[0].spec["port"]["protocol"] == "HTTPS":
+        traffic = traffic_of(servers[0].spec)
+        if traffic == "tls":
+            out["protocol"] = "sni"
+            return out
+        if traffic == "tcp":
+            out["protocol"] = "tcp"
+        if servers[0].spec["port"]["protocol"] in ("HTTPS", "TLS"):
             out["tls_mode"] = "strict"
             out["tls"] = [self.server_context(s) for s in servers]
         elif all(s.redirects for s in servers):
@@ -217,7 +227,7 @@ class _Edge:
         context: ir.TlsContext = {
             "name": name,
             "server": True,
-            "alpn": list(ALPN),
+            "alpn": list(ALPN) if traffic_of(server.spec) == "http" else [],
             "verify": mutual,
             "min_version": tls.get("minProtocolVersion", "1.2"),
         }
@@ -277,7 +287,39 @@ class _Edge:
             out.append({"name": f"{names[0]}:{port}", "domains": names, "routes": routes})
         return out
 
-    def resolve(self, destination: dict[str, Any], namespace: str, listener_port: int) -> str:
+    def l4_hosts(
+        self, kind: str, port: int, servers: list[_Server], bound: dict[str, list[Resource]]
+    ) -> list[ir.VirtualHost]:
+        """Of a listener for TCP: one that takes all; of one that passes TLS through: by name."""
+        domains: dict[str, dict[tuple[Key, str, int], ir.Route]] = {}
+        for server in servers:
+            for vs in bound.get(server.ref, ()):
+                if not served_hosts(server.spec["hosts"], server.gateway.namespace, vs):
+                    continue
+                routes = l4_routes(vs, "tls" if kind == "tls" else "tcp", server.ref, port, self.resolve_l4)
+                for i, (names, route) in enumerate(routes):
+                    if "source" in route:
+                        continue  # an edge has no labels and no namespace that a source could have
+                    asked = replace(vs, spec={**vs.spec, "hosts": names})
+                    served = served_hosts(server.spec["hosts"], server.gateway.namespace, asked)
+                    for domain in served if kind == "tls" else ["*"]:
+                        # once, although two servers of a gateway may cover it
+                        domains.setdefault(domain, {}).setdefault((vs.key, server.ref, i), route)
+        return [
+            {
+                "name": f"{domain}:{port}",
+                "domains": [domain],
+                "routes": sorted(found.values(), key=takes_every_session),
+            }
+            for domain, found in domains.items()
+        ]
+
+    def resolve_l4(self, destination: dict[str, Any], namespace: str, listener_port: int) -> str:
+        return self.resolve(destination, namespace, listener_port, opaque=True)
+
+    def resolve(
+        self, destination: dict[str, Any], namespace: str, listener_port: int, *, opaque: bool = False
+    ) -> str:
         host = self.index.canonical(destination["host"], namespace)
         service = self.index.service(host)
         ports = list(service.ports) if service is not None else []
@@ -285,16 +327,16 @@ class _Edge:
         subset = destination.get("subset", "")
         name = cluster_name(port, subset, host)
         if name not in self.clusters and service is not None:
-            self.clusters[name] = self.cluster(host, port, subset)
+            self.clusters[name] = self.cluster(host, port, subset, opaque)
         return name
 
     # -- clusters --------------------------------------------------------------------------------------------
 
-    def cluster(self, host: str, port: int, subset: str) -> ir.Cluster:
+    def cluster(self, host: str, port: int, subset: str, opaque: bool = False) -> ir.Cluster:
         service = self.index.service(host)
         assert service is not None  # validate has refused unknown hosts
         rule = self.index.rule(host)
-        out, tls = base_cluster(self.index, host, port, subset, service.namespace)
+        out, tls = base_cluster(self.index, host, port, subset, service.namespace, opaque=opaque)
         add_entry_endpoints(out, self.index, service, host, port, subset_labels(rule, subset))
         if is_dns(service) and any(not is_ip(e["address"]) for e in out["endpoints"]):
             out["dns"] = True
@@ -304,7 +346,7 @@ class _Edge:
             out["tls"], _ = origination(tls, host, service, name, alpn)
             for e in out["endpoints"]:
                 e["tls"] = True
-        elif service.ports[port].protocol == "HTTPS":
+        elif service.ports[port].protocol == "HTTPS" and not opaque:
             at = next(i for i, p in enumerate(service.entries[0].spec["ports"]) if p["number"] == port)
             self.problems.append(
                 service.entries[0].problem(

@@ -6,6 +6,8 @@ Used in an agent: it does not pay for typing and re (3 MB) to read a config.
 
 from __future__ import annotations
 
+from _socket import AF_INET, AF_INET6, inet_pton
+
 from fastmesh._core.shm.pack import Packer, regex_check
 from fastmesh._core.shm.segment import SnapshotError
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     Run = tuple[()] | tuple[int, int]
 
 MILLION = 1_000_000
+FAMILIES = {4: AF_INET, 6: AF_INET6}
 MAX_NAME, MAX_VALUE = 256, 8192  # as SNAP_MAX_NAME, SNAP_MAX_VALUE
 # What a field name is made of (RFC 9110 5.6.2), and what no field value and no request target may hold.
 TOKEN = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -73,3 +76,26 @@ def target_part(value: str, path: str) -> str:
     if not NOT_IN_TARGET.isdisjoint(value) or len(value.encode()) > MAX_VALUE:
         raise refuse(path, f"{value[:80]!r} has a space or a control in it, or over {MAX_VALUE} bytes")
     return value
+
+
+def address_bytes(address: str, path: str) -> tuple[int, bytes]:
+    """(4 or 6, network-order bytes) of an IP literal."""
+    for family, kind in FAMILIES.items():
+        try:
+            return family, inet_pton(kind, address)
+        except OSError:
+            pass
+    raise refuse(path, f"{address!r} is no IP address")
+
+
+def network_bytes(network: str, path: str) -> bytes:
+    """An address, or a network in CIDR notation, as SNAP_NET bytes: family, bits of the prefix, address."""
+    address, slash, prefix = network.partition("/")
+    family, raw = address_bytes(address, path)
+    most = len(raw) * 8
+    bits = most
+    if slash:
+        if not (prefix.isascii() and prefix.isdigit()) or int(prefix) > most:
+            raise refuse(path, f"{network!r}: the prefix is a number of bits, at most {most}")
+        bits = int(prefix)
+    return bytes([family, bits]) + raw.ljust(16, b"\0")

@@ -43,6 +43,10 @@ def applies_anywhere(vs: Resource) -> set[str]:
     for http in vs.spec["http"]:
         for m in http.get("match", ()):
             refs.update(gateway_refs(m.get("gateways", []), vs.namespace))
+    for kind in ("tls", "tcp"):
+        for rule in vs.spec.get(kind, ()):
+            for m in rule.get("match", ()):
+                refs.update(gateway_refs(m.get("gateways", []), vs.namespace))
     return refs
 
 

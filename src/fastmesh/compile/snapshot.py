@@ -6,7 +6,7 @@ be packed is refused with its path in the config.
 
 from __future__ import annotations
 
-from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from _socket import inet_ntop
 
 from fastmesh._core.shm.pack import NONE, Packer, fnv1a
 from fastmesh.compile.authz import pack_authz
@@ -15,7 +15,7 @@ from fastmesh.compile.cells import CellMap
 from fastmesh.compile.health import pack_health
 from fastmesh.compile.locality import pack_levels
 from fastmesh.compile.outlier import pack_outlier
-from fastmesh.compile.packing import choose, refuse, run, uint
+from fastmesh.compile.packing import FAMILIES, address_bytes, choose, refuse, run, uint
 from fastmesh.compile.tables import MAX_TOTAL, MAX_WEIGHT, TablePacker
 
 TYPE_CHECKING = False  # of typing: see tables
@@ -26,10 +26,10 @@ KINDS = {"gateway": 0, "outbound": 1, "inbound": 2}
 TLS_MODES = {"disable": 0, "strict": 1, "permissive": 2}
 LB = {"ROUND_ROBIN": 0, "LEAST_REQUEST": 1, "RANDOM": 2, "PEAK_EWMA": 3, "RING_HASH": 4, "MAGLEV": 5}
 TLS_VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
-FAMILIES = {4: AF_INET, 6: AF_INET6}
 HTTPS_REDIRECT = 1
+LISTENER_PROTOCOL = {"http": 0, "tcp": 2, "sni": 6}  # LF_TCP, LF_SNI
 VERIFY_SAN = 2
-PROTOCOL = {"http1": 0, "h2": 4, "as_client": 8}  # CL_H2, CL_AS_CLIENT
+PROTOCOL = {"http1": 0, "h2": 4, "as_client": 8, "tcp": 0}  # CL_H2, CL_AS_CLIENT
 ENDPOINT_TLS = 1
 TLS_SERVER, TLS_VERIFY, TLS_TICKETS = 1, 2, 4
 # The ALPN name of the link between proxies of a mesh: HTTP/2 with facts that only such a peer is believed.
@@ -44,16 +44,6 @@ LIMITS = (
     ("budget_ppm", 200_000),  # Envoy's retry_budget, which it leaves out by default
     ("budget_least", 3),
 )
-
-
-def address_bytes(address: str, path: str) -> tuple[int, bytes]:
-    """(4 or 6, network-order bytes) of an IP literal."""
-    for family, kind in FAMILIES.items():
-        try:
-            return family, inet_pton(kind, address)
-        except OSError:
-            pass
-    raise refuse(path, f"{address!r} is no IP address")
 
 
 def pack_tls(packer: Packer, tls: ir.TlsContext, path: str) -> int:
@@ -212,7 +202,8 @@ def pack_listener(
         kind=choose(KINDS, listener["kind"], f"{path}.kind"),
         tls_mode=mode,
         port=uint(listener["port"], f"{path}.port", 65535),
-        flags=HTTPS_REDIRECT if listener.get("https_redirect") else 0,
+        flags=(HTTPS_REDIRECT if listener.get("https_redirect") else 0)
+        | choose(LISTENER_PROTOCOL, listener.get("protocol", "http"), f"{path}.protocol"),
         table=choose(tables, listener["table"], f"{path}.table"),
         tls=contexts,
     )

@@ -13,6 +13,7 @@ from fastmesh.compile.packing import (
     choose,
     field_name,
     field_value,
+    network_bytes,
     pack_regex,
     refuse,
     run,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     Run = tuple[()] | tuple[int, int]
 
 OPS = {"any": 0, "exact": 1, "prefix": 2, "suffix": 3, "regex": 4, "present": 5, "path_prefix": 6}
-ON = {"method": 0, "header": 1, "query": 2, "authority": 3, "scheme": 4, "port": 5}
+ON = {"method": 0, "header": 1, "query": 2, "authority": 3, "scheme": 4, "port": 5, "destination": 6}
 NEGATE, IGNORE_CASE = 1, 2
 FORWARD, REDIRECT, DIRECT = 0, 1, 2
 REWRITE_PREFIX, REWRITE_FULL, REWRITE_REGEX = 1, 2, 3
@@ -124,6 +125,13 @@ def pack_hdr_ops(packer: Packer, ops: ir.HdrOps | None, path: str, first: Iterab
 
 def pack_cond(packer: Packer, cond: ir.Cond, path: str) -> int:
     on = choose(ON, cond["on"], f"{path}.on")
+    if on == ON["destination"]:
+        networks = b"".join(
+            network_bytes(text, f"{path}.networks[{i}]") for i, text in enumerate(cond.get("networks", ()))
+        )
+        if not networks:
+            raise refuse(f"{path}.networks", "empty")
+        return packer.cond(on=on, op=OPS["exact"], flags=0, hid=0, name="", value=networks, number=0)
     op = choose(OPS, cond["op"], f"{path}.op")
     value = cond.get("value", "")
     regex = NONE

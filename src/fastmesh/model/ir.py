@@ -24,11 +24,12 @@ class HdrOps(TypedDict, total=False):
 class Cond(TypedDict):
     """One condition of a route; all conditions of a route must hold."""
 
-    on: Literal["method", "header", "query", "authority", "scheme", "port"]
+    on: Literal["method", "header", "query", "authority", "scheme", "port", "destination"]
     op: Op
     name: NotRequired[str]  # header or query parameter
     value: NotRequired[str]
     number: NotRequired[int]  # port
+    networks: NotRequired[list[str]]  # destination, of TCP: "10.0.0.0/8", "10.1.2.3", one of which holds it
     negate: NotRequired[bool]  # withoutHeaders
     ignore_case: NotRequired[bool]
 
@@ -302,7 +303,8 @@ class Cluster(TypedDict):
     keepalive: NotRequired[Keepalive]  # TCP's; without it there is none
     max_streams: NotRequired[int]  # of one HTTP/2 connection; 0: what the peer allows
     # Of endpoints without TLS; with TLS, ALPN decides. Default: http1.
-    protocol: NotRequired[Literal["http1", "h2", "as_client"]]
+    # tcp: only for TCP sessions; idle_timeout_ms is then the time in which nothing moves.
+    protocol: NotRequired[Literal["http1", "h2", "as_client", "tcp"]]
     dns: NotRequired[bool]  # endpoints carry host names
     tls: NotRequired[ClusterTls]
     endpoints: list[Endpoint]
@@ -350,6 +352,9 @@ class Listener(TypedDict):
     tls: NotRequired[list[str]]  # TlsContext names, the first is the default
     https_redirect: NotRequired[bool]
     authz: NotRequired[Authz]  # without it everything is allowed
+    # tcp: bytes, whatever they mean; sni: TLS that is not ended here, whose routes are found by the name in
+    # the ClientHello. Routes of both have dests and conditions on the destination only.
+    protocol: NotRequired[Literal["http", "tcp", "sni"]]  # http
 
 
 class Config(TypedDict):

@@ -11,19 +11,21 @@ SERVED: Final = {
     "HTTP2": "HTTP2",
     "GRPC": "GRPC",
     "kubernetes.io/h2c": "HTTP2",
+    "TCP": "TCP",
+    "TLS": "TLS",
+    "MONGO": "TCP",
+    "MYSQL": "TCP",
+    "REDIS": "TCP",
 }
 """A name -> the protocol. Istio ignores the case of names; kubernetes.io/h2c is Kubernetes' appProtocol for
-HTTP/2 without TLS."""
+HTTP/2 without TLS. MongoDB, MySQL and Redis are TCP."""
 LATER: Final = {
     "GRPC-WEB": "it is not turned into gRPC; HTTP passes it on as it is",
     "HTTP_PROXY": "",
-    "TCP": "only HTTP is routed",
-    "TLS": "TLS is not passed through yet",
-    "MONGO": "only HTTP is routed",
-    "MYSQL": "only HTTP is routed",
-    "REDIS": "only HTTP is routed",
-    "UDP": "only HTTP is routed",
+    "UDP": "only TCP and what is built on it",
 }
+OPAQUE: Final = frozenset({"TCP", "TLS"})
+"""Passed on as bytes. (Istio's filters for MongoDB, MySQL and Redis are not there: these are bytes, too.)"""
 HTTP2: Final = frozenset({"HTTP2", "GRPC"})
 """Spoken over HTTP/2 from the first byte."""
 
@@ -39,7 +41,7 @@ def name_says(name: str) -> str:
     if upper.startswith("GRPC-WEB"):
         return "GRPC-WEB"  # the one protocol with a dash; Istio takes it before all others, too
     first = upper.partition("-")[0]
-    return first if first in SERVED or first in LATER else ""
+    return SERVED.get(first, first if first in LATER else "")
 
 
 def port_protocol(port: dict[str, Any]) -> str:

@@ -128,7 +128,13 @@ of a file are told at once, with file and line. This page is generated from the 
   `networking.fastmesh.io/name-denials: "true"` names the rule of a denial to the client
   (`x-fastmesh-denied-by`), too.
 - `exportTo` takes `"*"` only. A port of a ServiceEntry without `protocol` speaks what its name begins with
-  (`http2-web`, `grpc`); OPERATIONS.md says what follows from a protocol. TCP is refused.
+  (`http2-web`, `grpc`); OPERATIONS.md says what follows from a protocol. `TCP`,
+  `TLS`, `MONGO`, `MYSQL` and `REDIS` are bytes to the proxy, whatever they mean; UDP is refused.
+- `tcp` rules of a VirtualService are for Gateway servers with protocol `TCP`, or `TLS` that is ended there
+  (`SIMPLE`, `MUTUAL`); `tls` rules for those that pass TLS through (`HTTPS` or `TLS` with mode `PASSTHROUGH`,
+  the default of `tls.mode`). `destinationSubnets` is about the address that the client called. Of
+  `connectionPool.tcp`, `maxConnections` refuses further sessions (flag UO), `idleTimeout` (1 h; `0s` turns it
+  off) ends one on which nothing moves and `maxConnectionDuration` one that is old, both by a reset.
 
 On an edge (`fastmesh edge --config FILE`) every Gateway of the file belongs to the proxy, whatever its
 `selector` says; hosts of VirtualServices are taken literally; TLS files are relative to the file's folder;

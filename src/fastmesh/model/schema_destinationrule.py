@@ -38,7 +38,7 @@ _TCP: Final = Message(
         "connectTimeout": Duration(),
         "tcpKeepalive": _KEEPALIVE,
         "maxConnectionDuration": Duration(),
-        "idleTimeout": later("for HTTP give http.idleTimeout"),
+        "idleTimeout": Duration(zero=True),
     },
 )
 

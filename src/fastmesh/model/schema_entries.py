@@ -31,13 +31,23 @@ PROTOCOL: Final = Protocol(protocols.SERVED, protocols.LATER)
 # -- Gateway -------------------------------------------------------------------------------------------------
 
 
+_VERSIONS: Final = ("minProtocolVersion", "maxProtocolVersion")
+
+
 def _server_tls(d: dict[str, Any], r: Reporter) -> None:
     if d.keys() == {"httpsRedirect"}:
         return  # a plain HTTP server that sends everyone to https
-    mode = d.get("mode")
-    if mode is None:
-        # Istio's default would be PASSTHROUGH
-        r.add("is required", f"give SIMPLE or MUTUAL (the default, PASSTHROUGH, is {NOT_YET})", at=("mode",))
+    mode = d.setdefault("mode", "PASSTHROUGH")  # Istio's default
+    if mode == "PASSTHROUGH":
+        for k in ("serverCertificate", "privateKey", "caCertificates", *_VERSIONS):
+            if d.get(k):
+                r.add(
+                    "has no meaning with mode PASSTHROUGH, the default",
+                    "give mode SIMPLE or MUTUAL",
+                    at=(k,),
+                )
+        if d.get("httpsRedirect"):
+            r.add("contradicts mode PASSTHROUGH: nothing is read here", at=("httpsRedirect",))
         return
     for k in ("serverCertificate", "privateKey", *(("caCertificates",) if mode == "MUTUAL" else ())):
         if not d.get(k):
@@ -56,10 +66,9 @@ SERVER_TLS: Final = Message(
     {
         "httpsRedirect": Bool(),
         "mode": Enum(
-            ["SIMPLE", "MUTUAL"],
+            ["PASSTHROUGH", "SIMPLE", "MUTUAL"],
             later={
-                "PASSTHROUGH": "TLS is terminated only",
-                "AUTO_PASSTHROUGH": "TLS is terminated only",
+                "AUTO_PASSTHROUGH": "use PASSTHROUGH with tls routes",
                 "ISTIO_MUTUAL": "use MUTUAL with files",
                 "OPTIONAL_MUTUAL": "use MUTUAL or SIMPLE",
             },
@@ -109,10 +118,17 @@ def _bind(value: str, r: Reporter) -> None:
 
 def _server(d: dict[str, Any], r: Reporter) -> None:
     protocol, tls = d["port"]["protocol"], d.get("tls")
-    if protocol == "HTTPS" and (tls is None or "mode" not in tls):
-        r.add("is required by protocol HTTPS", at=("tls",) if tls is None else ("tls", "mode"))
-    if protocol != "HTTPS" and tls is not None and "mode" in tls:
-        r.add(f"contradicts protocol {protocol}", "write protocol HTTPS to serve TLS", at=("tls", "mode"))
+    secure = protocol in ("HTTPS", "TLS")
+    if secure and (tls is None or "mode" not in tls):
+        r.add(f"is required by protocol {protocol}", at=("tls",) if tls is None else ("tls", "mode"))
+    if not secure and tls is not None and "mode" in tls:
+        r.add(
+            f"contradicts protocol {protocol}",
+            "write protocol HTTPS to serve TLS, or TLS for TCP over it",
+            at=("tls", "mode"),
+        )
+    if protocol in ("TCP", "TLS") and tls is not None and tls.get("httpsRedirect"):
+        r.add(f"contradicts protocol {protocol}", at=("tls", "httpsRedirect"))
     if protocol == "HTTPS" and tls is not None and tls.get("httpsRedirect"):
         r.add(
             "contradicts protocol HTTPS: this server is where it would redirect to",

@@ -459,6 +459,66 @@ HTTP_ROUTE: Final = Message(
 )
 
 
+def _network(value: str, r: Reporter) -> None:
+    address, slash, prefix = value.partition("/")
+    if not fmt.is_ip(address):
+        r.add(f"{clip(value)} is neither an IP address nor a network in CIDR notation")
+    elif slash and not (
+        prefix.isascii() and prefix.isdigit() and int(prefix[:4]) <= (128 if ":" in address else 32)
+    ):
+        r.add(f"{clip(value)}: the prefix is a number of bits, at most {128 if ':' in address else 32}")
+
+
+_L4_MATCH: Final[dict[str, Any]] = {
+    "destinationSubnets": List(Str(_network), low=1, high=1024),
+    "port": PORT,
+    "sourceSubnet": later("Istio gives it no effect"),
+    "sourceLabels": Map(Str(fmt.label_value), fmt.label_key),
+    "gateways": List(Str(fmt.gateway_ref)),
+    "sourceNamespace": Str(fmt.namespace_name),
+}
+
+
+def _l4_route(d: dict[str, Any], r: Reporter) -> None:
+    weights = [w.get("weight", 0) for w in d["route"]]
+    if len(weights) > 1 and not sum(weights):
+        r.add("all weights are 0: no destination would get a session", at=("route",))
+    if sum(weights) > MAX_TOTAL_WEIGHT:
+        r.add(f"the weights add up to more than {MAX_TOTAL_WEIGHT}", at=("route",))
+
+
+ROUTE_DESTINATION: Final = Message(
+    "RouteDestination", {"destination": req(DESTINATION), "weight": Int(0, MAX_WEIGHT)}
+)
+TCP_ROUTE: Final = Message(
+    "TCPRoute",
+    {
+        "match": List(Message("L4MatchAttributes", _L4_MATCH)),
+        "route": req(List(ROUTE_DESTINATION, low=1)),
+    },
+    rule=_l4_route,
+)
+TLS_ROUTE: Final = Message(
+    "TLSRoute",
+    {
+        "match": req(
+            List(
+                Message(
+                    "TLSMatchAttributes",
+                    {
+                        "sniHosts": req(List(Str(fmt.wildcard_host, empty=False), low=1, high=256)),
+                        **_L4_MATCH,
+                    },
+                ),
+                low=1,
+            )
+        ),
+        "route": req(List(ROUTE_DESTINATION, low=1)),
+    },
+    rule=_l4_route,
+)
+
+
 def _virtual_service(d: dict[str, Any], r: Reporter) -> None:
     if not d.get("hosts"):
         if d.get("gateways"):
@@ -470,8 +530,13 @@ def _virtual_service(d: dict[str, Any], r: Reporter) -> None:
         for i, route in enumerate(d.get("http", ())):
             if "delegate" in route:
                 r.add("a delegate cannot delegate further, as in Istio", at=("http", i, "delegate"))
-    if not d.get("http"):
-        r.add("needs at least one http route", at=("http",))
+    if not d.get("http") and not d.get("tls") and not d.get("tcp"):
+        r.add("needs at least one http, tls or tcp route", at=("http",))
+    d.setdefault("http", [])  # read without asking wherever routes are
+    if not d.get("hosts"):
+        for k in ("tls", "tcp"):
+            if d.get(k):
+                r.add("a delegate has http routes only, as in Istio", at=(k,))
     seen: set[str] = set()
     for i, host in enumerate(d.get("hosts", ())):
         if host.lower() in seen:
@@ -497,8 +562,8 @@ VIRTUAL_SERVICE: Final = Message(
         "hosts": List(Str(fmt.wildcard_host)),
         "gateways": List(Str(fmt.gateway_ref)),
         "http": List(HTTP_ROUTE),
-        "tls": later("TLS is not passed through yet"),
-        "tcp": later("only HTTP is routed"),
+        "tls": List(TLS_ROUTE),
+        "tcp": List(TCP_ROUTE),
         "exportTo": EXPORT_TO,
     },
     rule=_virtual_service,

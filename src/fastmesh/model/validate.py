@@ -14,7 +14,7 @@ from fastmesh.model.delegates import delegations, is_delegate, merge_rule
 from fastmesh.model.fields import NOT_YET, did_you_mean
 from fastmesh.model.index import ROOT_NAMESPACE, Index, Rule, effective_policy, policy_blocks
 from fastmesh.model.problems import Path, Problem
-from fastmesh.model.protocols import HTTP2, port_protocol
+from fastmesh.model.protocols import HTTP2, OPAQUE, port_protocol
 from fastmesh.model.schema import Key, Resource
 
 MESH = "mesh"
@@ -70,7 +70,28 @@ def references(vs: Resource) -> list[tuple[str, Path]]:
                 (full(n), ("spec", "http", h, "match", m, "gateways", i))
                 for i, n in enumerate(match.get("gateways", ()))
             ]
+    for kind in ("tls", "tcp"):
+        for h, rule in enumerate(vs.spec.get(kind, ())):
+            for m, match in enumerate(rule.get("match", ())):
+                out += [
+                    (full(n), ("spec", kind, h, "match", m, "gateways", i))
+                    for i, n in enumerate(match.get("gateways", ()))
+                ]
     return out
+
+
+def covers(pattern: str, name: str) -> bool:
+    """Whether a host of a VirtualService covers a name, or a wildcard, of its sniHosts."""
+    return pattern in ("*", name) or (
+        pattern.startswith("*.") and name.removeprefix("*").endswith(pattern[1:])
+    )
+
+
+def traffic_of(server: dict[str, Any]) -> str:
+    """Which rules of VirtualServices a Gateway's server is for: http, tcp, or tls (passed through)."""
+    if server.get("tls", {}).get("mode") == "PASSTHROUGH":
+        return "tls"
+    return "tcp" if server["port"]["protocol"] in OPAQUE else "http"
 
 
 class _Validator:
@@ -157,6 +178,57 @@ class _Validator:
                                 "is for sidecars: on an edge this never matches",
                                 warning=True,
                             )
+
+            self.l4_rules(vs, refs)
+
+    def l4_rules(self, vs: Resource, refs: list[tuple[str, Path]]) -> None:
+        """The tls and tcp rules of a VirtualService."""
+        for kind in ("tls", "tcp"):
+            for h, rule in enumerate(vs.spec.get(kind, ())):
+                at: Path = ("spec", kind, h)
+                for d, dest in enumerate(rule["route"]):
+                    self.destination(vs, (*at, "route", d, "destination"), dest["destination"], refs)
+                for m, match in enumerate(rule.get("match", ())):
+                    for field in ("sourceLabels", "sourceNamespace"):
+                        if self.edge and match.get(field):
+                            self.add(
+                                vs,
+                                (*at, "match", m, field),
+                                "is for sidecars: on an edge this never matches",
+                                warning=True,
+                            )
+                    for i, name in enumerate(match.get("sniHosts", ())):
+                        # Istio's rule; one that no host covers would take no session
+                        if not any(covers(host.lower(), name.lower()) for host in vs.spec.get("hosts", ())):
+                            self.add(
+                                vs,
+                                (*at, "match", m, "sniHosts", i),
+                                f"{name} is none of this VirtualService's hosts",
+                                f"its hosts: {', '.join(vs.spec.get('hosts', ()))}",
+                            )
+        if self.edge and not self.incomplete:
+            self.servers_for(vs, {ref for ref, _ in refs})
+
+    def servers_for(self, vs: Resource, named: set[str]) -> None:
+        """Rules that no server of the named gateways is for."""
+        servers = [
+            s
+            for g in self.index.kind("Gateway")
+            if f"{g.namespace}/{g.name}" in named
+            for s in g.spec["servers"]
+        ]
+        for kind, wanted in (
+            ("http", "speaks HTTP"),
+            ("tls", "passes TLS through"),
+            ("tcp", "speaks TCP, or ends TLS for it"),
+        ):
+            if vs.spec.get(kind) and servers and not any(traffic_of(s) == kind for s in servers):
+                self.add(
+                    vs,
+                    ("spec", kind),
+                    f"has no effect: no server of its gateways {wanted}",
+                    warning=True,
+                )
 
     def delegates(self) -> None:
         """One level; a delegate's rule that contradicts the one above it would take no request."""
@@ -398,7 +470,8 @@ class _Validator:
         number = s["port"]["number"]
         path: Path = ("spec", "servers", i)
         # HTTP, HTTP2 and GRPC are one: a listener tells the versions apart by their first bytes.
-        if (s["port"]["protocol"] == "HTTPS") != (first["port"]["protocol"] == "HTTPS"):
+        kinds = [(traffic_of(each), each["port"]["protocol"] in ("HTTPS", "TLS")) for each in (s, first)]
+        if kinds[0] != kinds[1]:
             self.add(
                 g,
                 (*path, "port", "protocol"),
@@ -407,7 +480,7 @@ class _Validator:
             )
             return
         own, other = s.get("tls", {}), first.get("tls", {})
-        if s["port"]["protocol"] == "HTTPS":
+        if s["port"]["protocol"] in ("HTTPS", "TLS"):
             asks = [
                 (t.get("mode"), t.get("caCertificates") if t.get("mode") == "MUTUAL" else None)
                 for t in (own, other)

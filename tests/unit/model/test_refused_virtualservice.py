@@ -22,7 +22,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ),
     ("VirtualService", "hosts", ["a.example", "A.example"], "hosts[1]: the host A.example is named twice"),
     ("VirtualService", "gateways", ["a/b/c"], 'gateways[0]: "a/b/c" is not a gateway\'s name'),
-    ("VirtualService", "http", [], "http: needs at least one http route"),
+    ("VirtualService", "http", [], "http: needs at least one http, tls or tcp route"),
     ("VirtualService", "http", None, "http: has no value"),
     ("VirtualService", "http[0]", "x", "http[0]: must be a mapping (HTTPRoute), not a string"),
     ("VirtualService", "http[0].name", 7, "http[0].name: must be a string, not a whole number"),

@@ -48,6 +48,7 @@ API = {
     "h2UpgradePolicy useClientProtocol maxConcurrentStreams http2KeepAlive",
     "HeaderOperations": "set add remove",
     "Headers": "request response",
+    "L4MatchAttributes": "destinationSubnets port sourceSubnet sourceLabels gateways sourceNamespace",
     "LoadBalancerSettings": "simple consistentHash localityLbSetting zoneAwareLbSetting "
     "warmupDurationSecs warmup",
     "LocalityLoadBalancerSetting": "distribute failover failoverPriority enabled",
@@ -63,6 +64,7 @@ API = {
     "PortTrafficPolicy": "port loadBalancer connectionPool outlierDetection healthChecks tls",
     "RegexRewrite": "match rewrite",
     "RingHash": "minimumRingSize",
+    "RouteDestination": "destination weight",
     "Server": "port bind hosts tls defaultEndpoint name",
     "ServerTLSSettings": "httpsRedirect mode serverCertificate privateKey caCertificates caCrl "
     "credentialName "
@@ -73,7 +75,11 @@ API = {
     "ServicePort": "number protocol name targetPort",
     "StringMatch": "exact prefix regex",
     "Subset": "name labels trafficPolicy",
+    "TCPRoute": "match route",
     "TCPSettings": "maxConnections connectTimeout tcpKeepalive maxConnectionDuration idleTimeout",
+    "TLSMatchAttributes": "sniHosts destinationSubnets port sourceSubnet sourceLabels gateways "
+    "sourceNamespace",
+    "TLSRoute": "match route",
     "TrafficPolicy": "loadBalancer connectionPool outlierDetection healthChecks tls portLevelSettings tunnel "
     "proxyProtocol "
     "retryBudget",
@@ -168,11 +174,10 @@ def test_the_valid_ones_are(kind: str) -> None:
 
 
 NOT_YET = {
-    "VirtualService": "tls tcp http[0].match[0].statPrefix",
+    "VirtualService": "http[0].match[0].statPrefix",
     "DestinationRule": "workloadSelector trafficPolicy.tunnel "
     "trafficPolicy.proxyProtocol "
     "trafficPolicy.loadBalancer.zoneAwareLbSetting "
-    "trafficPolicy.connectionPool.tcp.idleTimeout "
     "trafficPolicy.connectionPool.http.http2KeepAlive trafficPolicy.tls.credentialName "
     "trafficPolicy.tls.caCrl",
     "Gateway": "servers[0].defaultEndpoint servers[0].tls.caCrl servers[0].tls.credentialName "

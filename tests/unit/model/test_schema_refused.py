@@ -114,7 +114,12 @@ REFUSED: list[tuple[str, str, Any, str]] = [
         "subsets[0].labels.v: must be a string, not a whole number",
     ),
     ("Gateway", "servers", [], "servers: must not be empty"),
-    ("Gateway", "servers[0].port.protocol", "TCP", "servers[0].port.protocol: TCP: not implemented yet"),
+    (
+        "Gateway",
+        "servers[0].tls",
+        {"mode": "SIMPLE"},
+        "servers[0].tls.serverCertificate: is required by mode SIMPLE",
+    ),
     *[
         (
             "Gateway",
@@ -122,7 +127,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
             p,
             f"servers[0].port.protocol: {p.upper()}: not implemented yet",
         )
-        for p in ("grpc-web", "HTTP_PROXY", "TLS", "UDP")
+        for p in ("grpc-web", "HTTP_PROXY", "UDP")
     ],
     *[
         ("Gateway", "servers[0].port.protocol", p, f"servers[0].tls.mode: contradicts protocol {named}")
@@ -149,7 +154,12 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("Gateway", "servers[0].bind", "a.b", 'servers[0].bind: "a.b" is not an IP address'),
     ("Gateway", "servers[0].hosts", [], "servers[0].hosts: must not be empty"),
     ("Gateway", "servers[0].hosts", ["A/b"], 'servers[0].hosts[0]: "A" is not a namespace'),
-    ("Gateway", "servers[0].tls", {}, "servers[0].tls.mode: is required"),
+    (
+        "Gateway",
+        "servers[0].tls",
+        {"serverCertificate": "a.pem"},
+        "servers[0].tls.serverCertificate: has no meaning with mode PASSTHROUGH, the default",
+    ),
     (
         "Gateway",
         "servers[0].tls",
@@ -164,7 +174,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ),
     *[
         ("Gateway", "servers[0].tls.mode", mode, f"servers[0].tls.mode: {mode}: not implemented yet")
-        for mode in ("PASSTHROUGH", "AUTO_PASSTHROUGH", "ISTIO_MUTUAL", "OPTIONAL_MUTUAL")
+        for mode in ("AUTO_PASSTHROUGH", "ISTIO_MUTUAL", "OPTIONAL_MUTUAL")
     ],
     ("Gateway", "servers[0].tls.mode", "MUTUAL", "servers[0].tls.caCertificates: is required by mode MUTUAL"),
     (
@@ -213,7 +223,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
         [{"number": 1, "name": "a"}, {"number": 2, "name": "a"}],
         "ports[1].name: a is given twice",
     ),
-    ("ServiceEntry", "ports[0].protocol", "MONGO", "ports[0].protocol: MONGO: not implemented yet"),
+    ("ServiceEntry", "ports[0].protocol", "UDP", "ports[0].protocol: UDP: not implemented yet"),
     (
         "ServiceEntry",
         "ports[0].name",
@@ -223,15 +233,15 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     (
         "ServiceEntry",
         "ports[0].name",
-        "tcp",
-        "ports[0].protocol: is required: the name tcp says TCP, which is not implemented yet",
+        "udp",
+        "ports[0].protocol: is required: the name udp says UDP, which is not implemented yet",
     ),
     (
         "ServiceEntry",
         "ports[0].protocol",
         "h2",
         'ports[0].protocol: unknown value "H2"; known: HTTP, HTTPS, '
-        "HTTP2, GRPC, kubernetes.io/h2c, GRPC-WEB, HTTP_PROXY, TCP, TLS, MONGO, MYSQL, REDIS, UDP",
+        "HTTP2, GRPC, kubernetes.io/h2c, TCP, TLS, MONGO, MYSQL, REDIS, GRPC-WEB, HTTP_PROXY, UDP",
     ),
     *[
         ("ServiceEntry", "resolution", r, f"resolution: {r}: not implemented yet")

@@ -153,7 +153,14 @@ def test_questions_that_cannot_be_asked(url: str, headers: list[str]) -> None:
 
 
 def listener(name: str, kind: str, port: int, tls: str = "disable") -> dict[str, Any]:
-    return {"name": name, "kind": kind, "port": port, "tls_mode": tls, "https_redirect": False}
+    return {
+        "name": name,
+        "kind": kind,
+        "port": port,
+        "tls_mode": tls,
+        "https_redirect": False,
+        "protocol": "http",
+    }
 
 
 GATES = [

@@ -158,7 +158,7 @@ cdef void conn_event(Source *s, uint32_t events) noexcept nogil:
             if c.flags & CF_FIN and c.out_n == 0:
                 conn_fin(c)
             # also when a flush in between has emptied the queue: this edge is the last there is
-            if c.out_n == 0 and c.flags & CF_BLOCKED and c.owner != NULL:
+            if c.out_n == 0 and c.flags & CF_BLOCKED and not c.flags & CF_FIN and c.owner != NULL:
                 c.flags &= ~<uint32_t>CF_BLOCKED
                 c.ops.drained(c)
                 if c.state != CONN_OPEN:
@@ -370,9 +370,10 @@ cdef int conn_read_more(Conn *c, uint32_t most) noexcept nogil:
 # ---- the end ---------------------------------------------------------------------------------------------------------------------
 
 cdef void conn_fin(Conn *c) noexcept nogil:
+    if c.tls != NULL and tls_shutdown(c.tls) == FM_WANT_WRITE:
+        c.flags |= CF_FIN        # behind a socket that is full: a bare FIN would say that something is missing
+        return
     c.flags &= ~<uint32_t>CF_FIN
-    if c.tls != NULL:
-        tls_shutdown(c.tls)
     shutdown(c.src.fd, SHUT_WR)
 
 

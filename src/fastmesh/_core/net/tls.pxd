@@ -32,7 +32,7 @@ cdef int tls_write(Tls *t, const char *p, uint32_t n) noexcept nogil
 cdef uint32_t tls_pending(const Tls *t) noexcept nogil
 """Bytes (at least) that are buffered inside and come without another socket read; may be 1 where only a read can tell."""
 cdef int tls_shutdown(Tls *t) noexcept nogil
-"""Send close_notify, best effort, once."""
+"""Send close_notify, once. FM_OK, or FM_WANT_WRITE: the socket has not taken it whole: call again."""
 cdef void tls_free(Tls *t) noexcept nogil
 """The fd stays open: it is the caller's. NULL is let pass."""
 cdef uint32_t tls_peer_id(const Tls *t, char *out, uint32_t cap) noexcept nogil

@@ -534,19 +534,20 @@ cdef int tls_write(Tls *t, const char *p, uint32_t n) noexcept nogil:
 
 cdef int tls_shutdown(Tls *t) noexcept nogil:
     cdef int r
-    if t.code != FM_OK or not t.done or t.shut:
+    if t.code != FM_OK or not t.done:
+        return FM_OK
+    if t.out_n and (t.shut or not t.lazy) and flush_all(t) == FM_WANT_WRITE:
+        return FM_WANT_WRITE                               # in the middle of a record: nothing may go between
+    if t.shut or t.held or t.dead:
         return FM_OK
     t.shut = 1
-    if t.held or (t.out_n and not t.lazy):
-        return FM_OK                                       # in the middle of a record: nothing may go between
     ERR_clear_error()
     t.cork = 1
     r = SSL_shutdown(t.ssl)
     t.cork = 0
     if r < 0:
         ERR_clear_error()
-    flush_all(t)
-    return FM_OK
+    return FM_WANT_WRITE if flush_all(t) == FM_WANT_WRITE else FM_OK
 
 
 # --- queries

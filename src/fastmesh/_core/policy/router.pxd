@@ -42,5 +42,11 @@ cdef enum:  # router_obstacle
 cdef int router_obstacle(const Snap *s, const SnapRoute *r, const Msg *m, bint tls, uint32_t port) noexcept nogil
 """What keeps a request from a route: ROUTE_TAKES, ROUTE_PATH, or the index of the first of its conditions that does not hold."""
 
+cdef uint32_t router_name(const Snap *s, uint32_t table, Slice host) noexcept nogil
+"""The virtual host of a name (index), or SNAP_NONE."""
+
+cdef const SnapDest *router_dest(const Snap *s, const SnapAction *a, uint32_t rnd) noexcept nogil
+"""The weighted choice of an action that forwards; rnd: 32 random bits."""
+
 cdef const SnapVhost *router_vhost(const Snap *s, uint32_t table, const Msg *m) noexcept nogil
 """The virtual host that router_match looks into, or NULL."""

@@ -377,11 +377,18 @@ cdef const SnapRoute *first_route(const Snap *s, const SnapVhost *v, const Msg *
             return r + i
 
 
-cdef const SnapVhost *router_vhost(const Snap *s, uint32_t table, const Msg *m) noexcept nogil:
-    cdef uint32_t vhost
+cdef uint32_t router_name(const Snap *s, uint32_t table, Slice host) noexcept nogil:
     if table >= s.h.tables.n:
-        return NULL
-    vhost = host_vhost(s, <const SnapTable *>(s.base + s.h.tables.off) + table, m.host)
+        return SNAP_NONE
+    return host_vhost(s, <const SnapTable *>(s.base + s.h.tables.off) + table, host)
+
+
+cdef const SnapDest *router_dest(const Snap *s, const SnapAction *a, uint32_t rnd) noexcept nogil:
+    return weighted_dest(s, a, rnd)
+
+
+cdef const SnapVhost *router_vhost(const Snap *s, uint32_t table, const Msg *m) noexcept nogil:
+    cdef uint32_t vhost = router_name(s, table, m.host)
     if vhost == SNAP_NONE:
         return NULL
     return <const SnapVhost *>(s.base + s.h.vhosts.off) + vhost

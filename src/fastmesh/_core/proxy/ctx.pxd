@@ -150,6 +150,9 @@ cdef struct Worker:
     uint32_t check_from          # which of their endpoints is looked at first: where there was no room the last time
     uint64_t check_ms            # when check_timer fires
     Timer check_timer
+    Pool tcps                    # Tcp
+    const ConnOps *tcp_down_ops
+    const ConnOps *tcp_up_ops
 
 cdef enum:  # Exchange.phase, in order; a retry goes back to PICK
     PH_HEAD = 0                  # the request head is being judged
@@ -318,6 +321,7 @@ cdef enum:  # H1s.out: framing of the answer towards the client
 cdef enum:  # Down.version
     DOWN_H1 = 1
     DOWN_H2 = 2
+    DOWN_TCP = 3
 
 cdef struct Down:                # what every downstream connection is: the first members of H1s and H2s (proxy/down.pyx)
     Worker *w
@@ -479,3 +483,52 @@ cdef struct HealthCheck:         # one active health check of one endpoint, on a
     uint32_t body_n              # bytes of the answer's body so far
     char message[64]             # MESSAGE_MOST: the first of them
     H1Body body
+
+cdef enum:  # Tcp.state
+    TS_HELLO = 0                 # TLS with the client, or its ClientHello is awaited
+    TS_CONNECT                   # an upstream is being dialled
+    TS_OPEN
+    TS_GONE
+
+cdef enum:  # Tcp.flags
+    TF_DOWN_EOF = 1              # the client has said all ...
+    TF_UP_EOF = 2                # ... the upstream has
+    TF_PROBE = 4                 # it finds out whether an ejected endpoint is back
+    TF_CONNECTED = 8             # counted as opened
+
+cdef struct Tcp:                 # a TCP session: a client's connection and the one to its upstream (proxy/tcp.pyx)
+    Worker *w
+    Conn *conn
+    Down *next
+    Down *prev
+    Down *next_dead
+    ListenerState *listener
+    uint8_t version
+    uint8_t security
+    uint16_t peer
+    Conn *up                     # NULL: none yet, or no more
+    uint8_t state                # TS_*
+    uint8_t flags                # TF_*
+    uint8_t direction            # DIR_*
+    uint8_t tries                # dials begun
+    uint32_t rf                  # RF_*
+    uint32_t cell                # of the endpoint in use, SNAP_NONE
+    uint32_t last_cell           # of the one that could not be reached
+    uint32_t cluster_cell
+    uint32_t idle_ms             # nothing moves for so long: the end; 0: never
+    uint64_t cluster             # stable id
+    uint64_t tag                 # SnapEndpoint.tag
+    const char *details          # a literal
+    uint64_t t_start             # ns
+    uint64_t t_dial
+    uint64_t moved_ms
+    uint64_t rx_bytes            # from the client
+    uint64_t tx_bytes            # to it
+    uint64_t told_rx             # ... as the metrics know it
+    uint64_t told_tx
+    Timer age                    # maxConnectionDuration
+    Timer tell                   # metrics of a session that goes on
+    Addr peer_addr
+    Addr upstream_addr
+    Block *names                 # for the access log: SNI, cluster, route, one after the other
+    uint16_t name_n[3]

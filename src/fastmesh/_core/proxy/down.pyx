@@ -4,7 +4,7 @@ from fastmesh._core.base.err cimport FM_ETLS, FM_ETLS_CERT, FM_ETLS_IDENTITY
 from fastmesh._core.base.pool cimport pool_put
 from fastmesh._core.net.conn cimport CONN_HANDSHAKE, CONN_SNIFF, Conn
 from fastmesh._core.net.tls cimport tls_has_peer_cert, tls_peer_id, tls_resumed
-from fastmesh._core.proxy.ctx cimport DOWN_H1, Down, H2s, ListenerState, Worker
+from fastmesh._core.proxy.ctx cimport DOWN_H1, DOWN_TCP, Down, H2s, ListenerState, Worker
 from fastmesh._core.shm.snapshot cimport TLS_STRICT
 from fastmesh._core.shm.stats cimport (
     SEC_MTLS, SEC_NONE, SEC_TLS, ST_BYTES_RX, ST_BYTES_TX, ST_TLS_ACCEPT, ST_TLS_ACCEPT_FAIL, ST_TLS_ACCEPT_RESUMED, ST_TLS_PEER_CERT,
@@ -67,6 +67,8 @@ cdef void down_reap(Worker *w) noexcept nogil:
         nxt = d.next_dead
         if d.version == DOWN_H1:
             pool_put(&w.downs, d)
+        elif d.version == DOWN_TCP:
+            pool_put(&w.tcps, d)
         elif (<H2s *>d).io.task.queued:
             d.next_dead = w.dead_down
             w.dead_down = d

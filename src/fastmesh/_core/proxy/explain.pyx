@@ -30,7 +30,8 @@ from fastmesh._core.shm.snapshot cimport (
     ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, AF_RETRY_ANYWHERE, AF_RETRY_SAME, CF_IGNORE_CASE, CF_NOT, CL_AS_CLIENT, CL_H2, CL_KEEPALIVE,
     CL_VERIFY_SAN, CO_CREDENTIALS, CO_FORWARD, EP_TLS, HASH_COOKIE, HASH_HEADER, HASH_NO_COOKIE, HASH_NONE, HASH_QUERY, HASH_SOURCE,
     HK_GRPC, HK_HTTP, HK_NONE, HK_TCP, HOP_ADD, HOP_REMOVE, HOP_SET, L_GATEWAY, L_INBOUND, L_OUTBOUND, LB_LEAST_REQUEST, LB_MAGLEV,
-    LB_PEAK_EWMA, LB_RANDOM, LB_RING_HASH, LB_ROUND_ROBIN, LF_HTTPS_REDIRECT, MILLION, OF_ON, OF_SPLIT, ON_AUTHORITY, ON_HEADER,
+    LB_PEAK_EWMA, LB_RANDOM, LB_RING_HASH, LB_ROUND_ROBIN, LF_HTTPS_REDIRECT, LF_SNI, LF_TCP, MILLION, OF_ON, OF_SPLIT, ON_AUTHORITY,
+    ON_DESTINATION, ON_HEADER,
     ON_METHOD, ON_PORT, ON_QUERY, ON_SCHEME, OP_ANY, OP_EXACT, OP_PATH_PREFIX, OP_PREFIX, OP_PRESENT, OP_REGEX, OP_SUFFIX, PER_IDENTITY,
     RW_FULL, RW_NONE, RW_PREFIX, RW_REGEX, SNAP_NONE, TLS_DISABLE, TLS_PERMISSIVE, TLS_STRICT, Snap, SnapAction, SnapArr, SnapCluster,
     SnapCond, SnapDest, SnapEndpoint, SnapFault, SnapHdrOp, SnapHeader, SnapLevel, SnapCors, SnapHealth, SnapLimit, SnapListener,
@@ -46,7 +47,7 @@ OPS = {
 }
 ON = {
     <int>ON_METHOD: "method", <int>ON_HEADER: "header", <int>ON_QUERY: "query", <int>ON_AUTHORITY: "authority", <int>ON_SCHEME: "scheme",
-    <int>ON_PORT: "port",
+    <int>ON_PORT: "port", <int>ON_DESTINATION: "destination",
 }
 ACTIONS = {<int>ACT_FORWARD: "forward", <int>ACT_REDIRECT: "redirect", <int>ACT_DIRECT: "direct"}
 REWRITES = {<int>RW_NONE: "", <int>RW_PREFIX: "prefix", <int>RW_FULL: "path", <int>RW_REGEX: "matches"}
@@ -91,6 +92,7 @@ cdef dict listener_dict(const Snap *s, const SnapListener *l):
     return {
         "name": text(s, l.name), "kind": named(KINDS, l.kind), "port": l.port, "tls_mode": named(TLS_MODES, l.tls_mode),
         "https_redirect": bool(l.flags & LF_HTTPS_REDIRECT),
+        "protocol": "sni" if l.flags & LF_SNI else ("tcp" if l.flags & LF_TCP else "http"),
     }
 
 

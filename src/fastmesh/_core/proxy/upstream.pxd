@@ -11,6 +11,9 @@ cdef Conn *upstream_connect(Worker *w, const SnapCluster *c, const SnapEndpoint 
                             int *code) noexcept nogil
 """Dial an endpoint (at another port: not 0), with the cluster's TLS where the endpoint has it. Not pooled, not counted, without a deadline.
 NULL: *code is FM_ENOMEM, FM_ERESET or FM_ETLS."""
+cdef Conn *upstream_dial(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, const ConnOps *ops, void *owner, int *code) noexcept nogil
+"""A connection for one user alone, counted and with connectTimeout; it ends with upstream_uncount. NULL: *code is RE_CONNECT, RE_OVERLOAD
+or RE_OVERFLOW (maxConnections), and nothing is counted."""
 cdef void upstream_release(H1c *u) noexcept nogil
 """The answer is complete and the connection may serve again: into the pool (or closed when its time is over)."""
 cdef void upstream_idle_closed(Worker *w, uint32_t cell, uint64_t tag, uint64_t idle_since) noexcept nogil

@@ -13,7 +13,7 @@ from fastmesh._core.proxy.ctx cimport (
 from fastmesh._core.proxy.h2_io cimport h2_io_kick
 from fastmesh._core.proxy.pending cimport pending_count, pending_over, pending_serve, pending_wait
 from fastmesh._core.proxy.share cimport share_attach, share_early, share_leave, share_room
-from fastmesh._core.proxy.respond cimport RE_CONNECT, RE_OVERLOAD, RE_PENDING, RE_UP_TLS
+from fastmesh._core.proxy.respond cimport RE_CONNECT, RE_OVERFLOW, RE_OVERLOAD, RE_PENDING, RE_UP_TLS
 from fastmesh._core.shm.snapshot cimport (
     CL_AS_CLIENT, CL_H2, CL_KEEPALIVE, CL_VERIFY_SAN, EP_TLS, SnapCluster, SnapEndpoint, SnapStr, snap_at, snap_str)
 from fastmesh._core.shm.stats cimport (
@@ -78,6 +78,19 @@ cdef void drop_all(UpPool *p) noexcept nogil:
         share_leave(p.shared)      # ... out of the list; it ends with its last stream
 
 
+cdef UpPool *pool_of(Worker *w, const SnapEndpoint *ep) noexcept nogil:
+    cdef UpPool *p = &w.pools[ep.cell]
+    if p.tag != ep.tag:
+        drop_all(p)              # the cell belongs to another endpoint now
+        p.tag = ep.tag
+        p.count = 0
+        p.keep_ms = 0
+        p.kept_ms = 0
+        p.h1_policy = 0
+        p.most_streams = 0
+    return p
+
+
 cdef inline uint64_t policy_of(const SnapCluster *c, const SnapEndpoint *ep) noexcept nogil:
     """Under what a connection is made: of one cluster's endpoints some may speak TLS and others not (yet)."""
     return c.tls_policy if ep.flags & EP_TLS else 0
@@ -134,6 +147,19 @@ cdef Conn *dial(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, UpPool 
         rc[0] = RE_OVERLOAD if code == FM_ENOMEM else RE_CONNECT
         return NULL
     conn_deadline(conn, w.r.now_ms + (c.connect_timeout_ms if c.connect_timeout_ms else 10000))
+    return conn
+
+
+cdef Conn *upstream_dial(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, const ConnOps *ops, void *owner, int *code) noexcept nogil:
+    cdef Conn *conn
+    if not breaker_connection(&w.seg, c):
+        stat_inc(w.seg.stats, ST_UP_CX_OVERFLOW)
+        code[0] = RE_OVERFLOW
+        return NULL
+    pool_of(w, ep)
+    conn = dial(w, c, ep, &w.pools[ep.cell], ops, owner, code)
+    if conn == NULL:
+        upstream_uncount(w, ep.cell, ep.tag, c.cell)
     return conn
 
 
@@ -305,7 +331,7 @@ cdef void upstream_idle_served(UpPool *p, uint32_t idle_for) noexcept nogil:
 
 cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, bint fresh) noexcept nogil:
     cdef Worker *w = ex.w
-    cdef UpPool *p = &w.pools[ep.cell]
+    cdef UpPool *p = pool_of(w, ep)
     cdef H1c *u
     cdef H1c *nxt
     cdef uint32_t idle_for
@@ -313,14 +339,6 @@ cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint
     cdef bint spare = False
     cdef bint only_h2
     cdef int rc
-    if p.tag != ep.tag:
-        drop_all(p)              # the cell belongs to another endpoint now
-        p.tag = ep.tag
-        p.count = 0
-        p.keep_ms = 0
-        p.kept_ms = 0
-        p.h1_policy = 0
-        p.most_streams = 0
     memcpy(ex.upstream_addr.a, ep.addr, 16)
     ex.upstream_addr.family = ep.family
     ex.upstream_addr.port = ep.port

@@ -23,7 +23,7 @@ from fastmesh._core.policy.lb_level cimport LevelShares
 from fastmesh._core.policy.router cimport router_commit, router_prepare
 from fastmesh._core.proto.h2_stream cimport H2_ARENA, H2Stream
 from fastmesh._core.proxy.ctx cimport (
-    DOWN_H2, HBUF_BYTES, MAX_LISTENERS, MAX_TLS, TLS_PER_LISTENER, Down, Exchange, H1c, H1s, H2c, H2s, ListenerState, UpPool, Worker)
+    DOWN_H2, DOWN_TCP, HBUF_BYTES, MAX_LISTENERS, MAX_TLS, TLS_PER_LISTENER, Down, Exchange, H1c, H1s, H2c, H2s, ListenerState, Tcp, UpPool, Worker)
 from fastmesh._core.proxy.exchange cimport exchange_reap
 from fastmesh._core.proxy.healthcheck cimport (
     HEALTH_CHECKS, healthcheck_config, healthcheck_init, healthcheck_reap, healthcheck_stop)
@@ -34,11 +34,12 @@ from fastmesh._core.proxy.mux_h2_down cimport h2s_cut, h2s_drain, h2s_init, h2s_
 from fastmesh._core.proxy.overload cimport SHED_SPARE, overload_init, overload_probe
 from fastmesh._core.proxy.pending cimport pending_init
 from fastmesh._core.proxy.mux_h2_up cimport h2c_cut, h2c_init, h2c_reap
+from fastmesh._core.proxy.tcp cimport tcp_accept, tcp_cut, tcp_init
 from fastmesh._core.proxy.upstream cimport upstream_close_idle, upstream_cut, upstream_sweep
 from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS, ORDER_DRAIN, ORDER_STOP, W_DRAINING, W_GONE, W_SERVING
 from fastmesh._core.shm.segment cimport Segment, segment_map, snap_current
 from fastmesh._core.shm.snapshot cimport (
-    SNAP_NONE, Snap, SnapListener, SnapStr, SnapTls, fnv64, snap_at, snap_listener, snap_str)
+    LF_TCP, SNAP_NONE, Snap, SnapListener, SnapStr, SnapTls, fnv64, snap_at, snap_listener, snap_str)
 from fastmesh._core.shm.stats cimport SEC_MTLS, ST_SNAP_REFUSED, ST_SNAP_SWITCH, ST_TLS_PEER_IDENTITY, stat_inc
 
 # name: (default, reason)
@@ -230,7 +231,7 @@ cdef void sweep(Worker *w) noexcept nogil:
         nxt = d.next
         if d.version == DOWN_H2:
             h2s_sweep(<H2s *>d)
-        else:
+        elif d.version != DOWN_TCP:  # a TCP session has no pause in which it could be ended
             h1s_sweep(<H1s *>d)
         d = nxt
 
@@ -246,7 +247,7 @@ cdef void turn_end(Reactor *r) noexcept nogil:
     w.seg.slot.heartbeat_ns = r.now_ns
     w.seg.slot.loops = r.turns
     w.seg.slot.mem_bytes = r.bufs.held + r.bufs.kept
-    w.seg.slot.upstreams = r.nconns - w.downs.live - w.h2_downs.live - w.checks.live
+    w.seg.slot.upstreams = r.nconns - w.downs.live - w.h2_downs.live - w.tcps.live - w.checks.live
     if w.draining:
         if r.now_ms >= w.drain_idle_ms:
             sweep(w)             # in every turn from now on: answers that began before the drain did not say close
@@ -308,7 +309,10 @@ cdef int accept_some(ListenerState *l, uint32_t most) noexcept nogil:
         most -= 1
         fd = sock_accept(l.src.fd, &peer)
         if fd >= 0:
-            h1s_accept(l.w, l, fd, &peer)
+            if l.flags & LF_TCP:
+                tcp_accept(l.w, l, fd, &peer)
+            else:
+                h1s_accept(l.w, l, fd, &peer)
         elif fd == -EAGAIN:
             return 0
         elif fd != -ECONNABORTED and fd != -EINTR:
@@ -362,6 +366,8 @@ cdef bint leaked(Worker *w) noexcept nogil:
     while w.downs_head != NULL:
         if w.downs_head.version == DOWN_H2:
             h2s_cut(<H2s *>w.downs_head)
+        elif w.downs_head.version == DOWN_TCP:
+            tcp_cut(<Tcp *>w.downs_head)
         else:
             h1s_cut(<H1s *>w.downs_head)
     upstream_cut(w)
@@ -376,7 +382,7 @@ cdef bint leaked(Worker *w) noexcept nogil:
     if w.r.nconns != 0:
         return False             # some were still being flushed at the deadline
     return (w.exchanges.live != 0 or w.downs.live != 0 or w.ups.live != 0 or w.h2_downs.live != 0 or w.h2_ups.live != 0 or w.streams.live != 0
-            or w.checks.live != 0 or w.r.bufs.live != 0 or w.r.bufs.held != 0)
+            or w.checks.live != 0 or w.tcps.live != 0 or w.r.bufs.live != 0 or w.r.bufs.held != 0)
 
 
 cdef uint64_t option(dict given, str name) except? 0:
@@ -435,12 +441,14 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
     pool_init(&w.h2_downs, sizeof(H2s), w.opt.max_connections)
     pool_init(&w.h2_ups, sizeof(H2c), w.opt.max_exchanges)
     pool_init(&w.streams, sizeof(H2Stream), 2 * w.opt.max_exchanges + SHED_SPARE + HEALTH_CHECKS)
+    pool_init(&w.tcps, sizeof(Tcp), w.opt.max_connections)
     getrandom(&seed, sizeof(seed), 0)
     w.rng = seed | 1
     h1s_init(w)
     h1c_init(w)
     h2s_init(w)
     h2c_init(w)
+    tcp_init(w)
     pending_init(w)
     healthcheck_init(w)
     w.drain_timer.fn = drain_tick

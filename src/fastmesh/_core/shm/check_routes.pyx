@@ -1,10 +1,10 @@
 """The check of route tables (L1). See check_routes.pxd."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastmesh._core.base.err cimport FM_OK
 from fastmesh._core.shm.check cimport Check, fault, regex_ok, str_ok, within
 from fastmesh._core.shm.snapshot cimport (
-    CF_IGNORE_CASE, CF_NOT, ON_PORT, OP_ANY, OP_EXACT, OP_PATH_PREFIX, OP_PRESENT, SNAP_MAX_HOST, SNAP_MAX_LABELS, SNAP_MAX_LENGTHS, SNAP_NONE,
+    CF_IGNORE_CASE, CF_NOT, ON_DESTINATION, OP_ANY, OP_EXACT, OP_PATH_PREFIX, OP_PRESENT, SNAP_MAX_HOST, SNAP_MAX_LABELS, SNAP_MAX_LENGTHS, SNAP_NET, SNAP_NONE,
     SnapArr, SnapCond, SnapHeader, SnapHost, SnapPath, SnapRoute, SnapTable, SnapVhost, host_hash, path_hash)
 
 
@@ -93,6 +93,18 @@ cdef int check_paths(Check *c, const SnapVhost *v, uint32_t index) noexcept nogi
     return FM_OK if sum + n == v.routes.n else fault(c, b"vhosts", index, b"a route that no path leads to")
 
 
+cdef bint networks_ok(const Check *c, const SnapCond *d) noexcept nogil:
+    cdef const uint8_t *p = <const uint8_t *>(c.base + d.value.off)
+    cdef uint32_t i
+    if d.value.n == 0 or d.value.n % SNAP_NET or not str_ok(c, d.value):
+        return False
+    for i in range(d.value.n // SNAP_NET):
+        if (p[0] != 4 or p[1] > 32) and (p[0] != 6 or p[1] > 128):
+            return False
+        p += SNAP_NET
+    return True
+
+
 cdef int check_routes(Check *c) noexcept nogil:
     cdef const SnapTable *t = <const SnapTable *>(c.base + c.h.tables.off)
     cdef const SnapVhost *v = <const SnapVhost *>(c.base + c.h.vhosts.off)
@@ -120,10 +132,12 @@ cdef int check_routes(Check *c) noexcept nogil:
         if r[i].action >= c.h.actions.n:
             return fault(c, b"routes", i, b"no such action")
     for i in range(c.h.conds.n):
-        if d[i].on > ON_PORT or d[i].op == OP_ANY or d[i].op > OP_PRESENT or d[i].flags & ~<uint32_t>(CF_NOT | CF_IGNORE_CASE):
+        if d[i].on > ON_DESTINATION or d[i].op == OP_ANY or d[i].op > OP_PRESENT or d[i].flags & ~<uint32_t>(CF_NOT | CF_IGNORE_CASE):
             return fault(c, b"conds", i, b"condition unknown")
         if not regex_ok(c, d[i].op, d[i].regex):
             return fault(c, b"conds", i, b"no such pattern")
         if not str_ok(c, d[i].name) or not str_ok(c, d[i].value):
             return fault(c, b"conds", i, b"string out of bounds")
+        if d[i].on == ON_DESTINATION and not networks_ok(c, &d[i]):
+            return fault(c, b"conds", i, b"not a list of networks")
     return FM_OK

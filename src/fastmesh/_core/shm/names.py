@@ -117,6 +117,21 @@ COUNTER_NAMES = (
     "rbac_shadow_denied",
     "rbac_audited",
     "rbac_path_refused",
+    "tcp_total",
+    "tcp_open",
+    "tcp_done",
+    "tcp_no_route",
+    "tcp_no_healthy",
+    "tcp_overflow",
+    "tcp_overload",
+    "tcp_connect_fail",
+    "tcp_connect_again",
+    "tcp_down_reset",
+    "tcp_up_reset",
+    "tcp_idle",
+    "tcp_age",
+    "tcp_hello_bad",
+    "tcp_hello_late",
 )
 # Response flags as bits (RF_*): Envoy's letters.
 FLAG_NAMES = {
@@ -143,7 +158,7 @@ FLAG_NAMES = {
 }
 DIRECTION_NAMES = ("inbound", "outbound", "gateway")
 SECURITY_NAMES = ("none", "mutual_tls", "tls")
-PROTOCOL_NAMES = ("http", "grpc")
+PROTOCOL_NAMES = ("http", "grpc", "tcp")
 STATE_NAMES = ("empty", "starting", "serving", "draining", "gone")
 LOG_STRINGS = (
     "method",

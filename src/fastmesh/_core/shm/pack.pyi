@@ -132,7 +132,16 @@ class Packer:
     ) -> int: ...
     def action_limits(self, index: int, limits: _Run) -> None: ...
     def cond(
-        self, *, on: int, op: int, flags: int, hid: int, name: str, value: str, number: int, regex: int = ...
+        self,
+        *,
+        on: int,
+        op: int,
+        flags: int,
+        hid: int,
+        name: str,
+        value: str | bytes,
+        number: int,
+        regex: int = ...,
     ) -> int: ...
     def route(
         self, name: str, *, path_op: int, path: str, flags: int, conds: _Run, action: int, regex: int = ...

@@ -366,7 +366,8 @@ cdef class Packer(Sections):
         """The rate limits of an action that was added."""
         self.action_at(index).limits = self.run(limits, sizeof(SnapLimit))
 
-    def cond(self, *, on: int, op: int, flags: int, hid: int, name: str, value: str, number: int, regex: int = NONE) -> int:
+    def cond(self, *, on: int, op: int, flags: int, hid: int, name: str, value, number: int, regex: int = NONE) -> int:
+        """`value`: text, or bytes of networks."""
         cdef SnapCond c
         memset(&c, 0, sizeof(c))
         c.on = on

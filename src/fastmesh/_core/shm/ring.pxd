@@ -11,10 +11,13 @@ cdef enum:
     LOG_STRS = 11                # strings behind a LogRec, in this order: method, path (with query), authority, user_agent, x_forwarded_for,
                                  # request_id, upstream_host, upstream_cluster, route_name, details (RESPONSE_CODE_DETAILS), peer (SPIFFE ID)
 
+cdef enum:  # LogRec.minor
+    LOG_TCP = 255
+
 cdef struct LogRec:              # 128 bytes, then LOG_STRS strings without separators, padded to 8
     uint32_t bytes               # of the whole record, padding included
     uint16_t status
-    uint8_t minor                # HTTP/1.minor; 2: HTTP/2
+    uint8_t minor                # HTTP/1.minor; 2: HTTP/2; LOG_TCP: a TCP session, whose authority is the name in its ClientHello
     uint8_t direction            # DIR_*
     uint32_t flags               # RF_*
     uint32_t attempts

@@ -488,10 +488,11 @@ cdef class Segment:
                     merged[key] = {
                         "cluster": k.cluster, "endpoint": None if k.endpoint == 0xffffffff else k.endpoint, "flags": k.flags,
                         "status": k.status, "peer": peer, "direction": k.direction, "security": k.security, "protocol": k.protocol,
-                        "grpc": k.grpc, "overflow": overflow, "count": s.count, **dict(zip(hists, values)),
+                        "grpc": k.grpc, "overflow": overflow, "count": s.count, "opened": s.opened, **dict(zip(hists, values)),
                     }
                 else:
                     known["count"] += s.count
+                    known["opened"] += s.opened
                     for name, value in zip(hists, values):
                         known[name] = [a + b for a, b in zip(known[name], value)]
         return list(merged.values())

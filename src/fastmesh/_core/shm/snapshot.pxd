@@ -22,6 +22,7 @@ cdef enum:
     SNAP_MAX_TOTAL = 16777216    # cumulative weight of a cluster or route: products with it stay within 64 bits
     SNAP_MAX_LIMITS = 66         # rate limits of one action: one for all, one for each caller, 64 for callers that are named
     SNAP_MAX_REFILL_S = 31536000 # a year: how long an empty bucket may take to be full again; products with it stay within 64 bits
+    SNAP_NET = 18                # bytes of a network: 4 or 6, bits of the prefix, address in network order
     SNAP_MAX_RATE = 1000000      # tokens a second: a token is at least a microsecond, so that rounding costs a thousandth at the most
 
 cdef struct SnapStr:
@@ -44,6 +45,8 @@ cdef enum:  # SnapListener.tls_mode
 
 cdef enum:  # SnapListener.flags
     LF_HTTPS_REDIRECT = 1        # Gateway tls.httpsRedirect: 301 to https
+    LF_TCP = 2                   # bytes, whatever they mean: proxy/tcp
+    LF_SNI = 4                   # ... TLS that is not ended here: routed by the name in its ClientHello (with LF_TCP, without tls)
 
 cdef struct SnapListener:        # 64 bytes
     uint64_t id                  # hash of the name: the arbiter hands sockets to workers by it
@@ -99,6 +102,7 @@ cdef enum:  # SnapCond.on
     ON_AUTHORITY
     ON_SCHEME
     ON_PORT                      # listener port, number
+    ON_DESTINATION               # TCP: the address that the client called is in one of the networks in value (SNAP_NET bytes each)
 
 cdef enum:  # SnapCond.flags, SnapRoute.flags
     CF_NOT = 1

@@ -14,7 +14,7 @@ from fastmesh._core.shm.check_clusters cimport check_clusters
 from fastmesh._core.shm.check_routes cimport check_routes
 from fastmesh._core.shm.layout cimport SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
-    LF_HTTPS_REDIRECT, L_INBOUND, SNAP_MAGIC, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_VERSION, TF_SERVER, TF_TICKETS, TF_VERIFY,
+    LF_HTTPS_REDIRECT, LF_SNI, LF_TCP, L_INBOUND, SNAP_MAGIC, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_VERSION, TF_SERVER, TF_TICKETS, TF_VERIFY,
     SNAP_NONE, TLS_DISABLE, TLS_PERMISSIVE, Snap, SnapAction, SnapCluster, SnapCond, SnapDest, SnapEndpoint, SnapFault, SnapHdrOp,
     SnapHeader, SnapListener, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost)
 
@@ -98,8 +98,12 @@ cdef int check_listeners(Check *c) noexcept nogil:
             return fault(c, b"listeners", i, b"name out of bounds")
         if l[i].id != fnv64(c.base + l[i].name.off, l[i].name.n):
             return fault(c, b"listeners", i, b"id is not that of the name")
-        if l[i].kind > L_INBOUND or l[i].tls_mode > TLS_PERMISSIVE or l[i].flags > LF_HTTPS_REDIRECT:
+        if l[i].kind > L_INBOUND or l[i].tls_mode > TLS_PERMISSIVE or l[i].flags & ~<uint32_t>(
+                LF_HTTPS_REDIRECT | LF_TCP | LF_SNI):
             return fault(c, b"listeners", i, b"kind, TLS mode or flag unknown")
+        if (l[i].flags & LF_TCP and l[i].flags & LF_HTTPS_REDIRECT) or (
+                l[i].flags & LF_SNI and (l[i].flags & LF_TCP == 0 or l[i].tls_mode != TLS_DISABLE)):
+            return fault(c, b"listeners", i, b"flags that exclude each other")
         if l[i].table >= c.h.tables.n:
             return fault(c, b"listeners", i, b"no such route table")
         if l[i].authz != SNAP_NONE and l[i].authz >= c.h.authz.n:

@@ -94,6 +94,21 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_RBAC_SHADOW_DENIED        # ... refused
     ST_RBAC_AUDITED              # an AUDIT policy fits
     ST_RBAC_PATH                 # refused (400): a path that cannot be judged
+    ST_TCP_TOTAL                 # TCP sessions: begun ...
+    ST_TCP_OPEN                  # ... connected to an upstream
+    ST_TCP_DONE
+    ST_TCP_NO_ROUTE              # NR, NC
+    ST_TCP_NO_HEALTHY            # UH
+    ST_TCP_OVERFLOW              # UO: maxConnections
+    ST_TCP_OVERLOAD              # OM
+    ST_TCP_CONNECT_FAIL          # UF: no endpoint could be reached
+    ST_TCP_CONNECT_AGAIN         # dials after one that failed
+    ST_TCP_DOWN_RESET            # broken off by the client ...
+    ST_TCP_UP_RESET              # ... by the upstream
+    ST_TCP_IDLE                  # ended because nothing moved
+    ST_TCP_AGE                   # ended by maxConnectionDuration
+    ST_TCP_HELLO_BAD             # TLS passthrough: no ClientHello, or none that can be read
+    ST_TCP_HELLO_LATE            # ... not in time
     ST_N                         # must be last
 
 cdef enum:
@@ -125,20 +140,21 @@ cdef struct SeriesKey:           # 32 bytes, compared whole
     uint16_t peer                # slot in this worker's PeerTable
     uint8_t direction            # DIR_*
     uint8_t security             # SEC_*
-    uint8_t protocol             # 0 http, 1 grpc
+    uint8_t protocol             # 0 http, 1 grpc, 2 tcp
     uint8_t used                 # 1: the slot is taken
     uint8_t grpc                 # gRPC status + 1; 0: none was seen
     uint8_t reserved[7]
 
 cdef struct Series:              # 1024 bytes
     SeriesKey key
-    uint64_t count
+    uint64_t count               # of TCP: sessions that are over
     Hist duration                # us: request head read to answer's last byte
     Hist upstream                # us: request sent to first byte of the answer: the application's time
     Hist hop                     # us: what this hop added
     Hist rx_bytes                # request body + head
     Hist tx_bytes
-    uint8_t reserved[144]
+    uint64_t opened              # of TCP: sessions that got a connection. Its sums of rx_bytes and tx_bytes grow while a session goes on.
+    uint8_t reserved[136]
 
 cdef struct StatsRow:            # 4096 bytes
     uint64_t c[512]
