@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from stat import S_ISREG
 
+from fastmesh.agent import tcpside
 from fastmesh.agent.dns import is_ip
 from fastmesh.compile.fragment import localize
 from fastmesh.compile.locality import arrange
@@ -25,13 +26,19 @@ if TYPE_CHECKING:
     from fastmesh.supervisor.spec import SidecarSpec
 
     Fragments = dict[str, Fragment]  # by topic
-    Protocol = Literal["http1", "h2", "as_client"]
+    Protocol = Literal["http1", "h2", "as_client", "tcp"]
 
 CLIENT, SERVER = "identity", "identity-server"
 # Of the mesh's own contexts: the link between sidecars, then what else calls with a certificate of the mesh.
 ALPN = ["fastmesh", "h2", "http/1.1"]
 # As Istio's inbound clusters: a port that does not say what it speaks is spoken to as the client speaks.
-APP_PROTOCOLS: dict[str, Protocol] = {"": "as_client", "HTTP": "http1", "HTTP2": "h2", "GRPC": "h2"}
+APP_PROTOCOLS: dict[str, Protocol] = {
+    "": "as_client",
+    "HTTP": "http1",
+    "HTTP2": "h2",
+    "GRPC": "h2",
+    "TCP": "tcp",
+}
 # Certificates that a DestinationRule names on this machine: a bundle of all public roots takes 220 KB.
 MAX_PEM = 1 << 20
 
@@ -83,10 +90,14 @@ def listeners(spec: SidecarSpec, mtls: str, policies: list[Policy]) -> list[List
         "port": inbound[1],
         "table": "inbound",
     }
+    server = SERVER
+    if serves_tcp(spec):
+        made["protocol"] = "tcp"
+        server = tcpside.SERVER_TCP
     if mtls == "permissive":
-        made.update({"tls_mode": "permissive", "tls": [SERVER]})
+        made.update({"tls_mode": "permissive", "tls": [server]})
     elif mtls != "disable":
-        made.update({"tls_mode": "strict", "tls": [SERVER]})
+        made.update({"tls_mode": "strict", "tls": [server]})
     if policies:
         # a policy's `ports` are the workload's, as in Istio: the application's, not where the sidecar listens
         made["authz"] = {"policies": policies, "port": spec["app"][1]}
@@ -100,6 +111,11 @@ def listeners(spec: SidecarSpec, mtls: str, policies: list[Policy]) -> list[List
             "table": "outbound",
         },
     ]
+
+
+def serves_tcp(spec: SidecarSpec) -> bool:
+    """Its application speaks TCP: what arrives is bytes, whatever its client takes it for."""
+    return APP_PROTOCOLS[spec["app_protocol"]] == "tcp"
 
 
 def own_labels(spec: SidecarSpec) -> dict[str, str]:
@@ -121,7 +137,8 @@ def inbound_side(spec: SidecarSpec, limits: list[Route]) -> tuple[VirtualHost, C
     if not is_ip(host):
         cluster["dns"] = True
     dests: Route = {"dests": [{"cluster": name, "weight": 1}]}
-    routes: list[Route] = [{**limit, "dests": dests["dests"]} for limit in limits]
+    # of requests, which TCP does not have
+    routes: list[Route] = [] if serves_tcp(spec) else [{**limit, "dests": dests["dests"]} for limit in limits]
     return {"name": name, "domains": ["*"], "routes": [*routes, dests]}, cluster
 
 
@@ -189,18 +206,21 @@ def assemble(
     problems: dict[str, str] = {}
     hosts, clusters, contexts = outbound_side(fragments, spec["namespace"], own_labels(spec), problems)
     inbound, app = inbound_side(spec, limits or [])
+    tcp_listeners, tcp_tables = tcpside.outbound(spec, fragments, clusters, own_labels(spec))
+    tcp_contexts = tcpside.contexts(identity, clusters.values(), serves_tcp(spec))
     config: Config = {
         "node_id": node_id,
         "cluster": spec["service"],
-        "listeners": listeners(spec, mtls, policies or []),
+        "listeners": [*listeners(spec, mtls, policies or []), *tcp_listeners],
         "tables": [
             {"name": "inbound", "virtual_hosts": [inbound]},
             {"name": "outbound", "virtual_hosts": hosts},
+            *tcp_tables,
         ],
         "clusters": [
             app,
             *(arrange(clusters[name], spec["locality"], own_labels(spec)) for name in sorted(clusters)),
         ],
-        "tls": [*identity, *(contexts[name] for name in sorted(contexts))],
+        "tls": [*identity, *tcp_contexts, *(contexts[name] for name in sorted(contexts))],
     }
     return config, problems

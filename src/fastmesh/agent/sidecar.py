@@ -13,6 +13,7 @@ from fastmesh.agent.assemble import as_served, assemble, identity_contexts, read
 from fastmesh.agent.certs import Identity
 from fastmesh.agent.gate import Gate, when_quiet
 from fastmesh.agent.subscriber import EXIT_JOIN_REFUSED, Subscriber
+from fastmesh.compile.fragment import PROTOCOL_LABEL
 from fastmesh.compile.locality import place_labels
 
 TYPE_CHECKING = False
@@ -89,6 +90,7 @@ class Sidecar:
             "labels": {
                 **({"version": spec["version"]} if spec["version"] else {}),
                 **place_labels(spec["locality"]),
+                **({PROTOCOL_LABEL: spec["app_protocol"]} if spec["app_protocol"] == "TCP" else {}),
             },
             "release": __version__,
             "workers": agent.spec["workers"],

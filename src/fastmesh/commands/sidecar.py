@@ -74,8 +74,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=app_protocol,
         default="",
         metavar="NAME",
-        help="what the application speaks: http (HTTP/1.1), http2, grpc; default: each request goes to it in "
-        "the version of its client",
+        help="what the application speaks: http (HTTP/1.1), http2, grpc, tcp (also mysql, redis, mongo); "
+        "default: each request goes to it in the version of its client",
     )
     parser.add_argument("--namespace", default="default", metavar="NAME", help="default 'default'")
     parser.add_argument(
@@ -94,6 +94,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=("127.0.0.1", 15001),
         metavar="HOST:PORT",
         help="for requests of the application (default 127.0.0.1:15001)",
+    )
+    parser.add_argument(
+        "--outbound-tcp",
+        type=tcp_port,
+        action="append",
+        default=[],
+        metavar="[HOST:]PORT=SERVICE[:PORT]",
+        help="a local port (of 127.0.0.1) that stands for a TCP service, e.g. 5432=postgres; repeatable",
     )
     parser.add_argument(
         "--address",
@@ -147,6 +155,7 @@ def sidecar_spec(args: argparse.Namespace, app: tuple[str, int], gate: str) -> S
         "address": args.address,
         "locality": args.locality,
         "gate": gate,
+        "tcp": args.outbound_tcp,
     }
     return spec
 
@@ -172,8 +181,27 @@ def app_protocol(text: str) -> str:
         hint = f" ({LATER[found]})" if LATER[found] else ""
         raise argparse.ArgumentTypeError(f"{found}: not implemented yet{hint}")
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of http, http2, grpc, kubernetes.io/h2c")
-    return found
+        raise argparse.ArgumentTypeError(f"{text!r} is none of http, http2, grpc, tcp, kubernetes.io/h2c")
+    return "TCP" if found == "TLS" else found
+
+
+SERVICE = re.compile(
+    r"(?=.{1,253}(?::|$))([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)(\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
+)
+
+
+def tcp_port(text: str) -> tuple[str, int, str, int]:
+    """ "5432=postgres", "127.0.0.1:5432=postgres.default:5432": (address, port, service, its port or 0)."""
+    local, equals, service = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: [HOST:]PORT=SERVICE[:PORT] is wanted")
+    address, port = options.address(local if ":" in local else f"127.0.0.1:{local}")
+    name, colon, number = service.lower().partition(":")
+    if not SERVICE.fullmatch(name):
+        raise argparse.ArgumentTypeError(f"{name!r} is not the name of a service")
+    if colon and not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):
+        raise argparse.ArgumentTypeError(f"{number!r} is not a port")
+    return address, port, name, int(number) if colon else 0
 
 
 def state_directory(wanted: str) -> tuple[str, bool]:

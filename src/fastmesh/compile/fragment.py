@@ -8,6 +8,9 @@ agent uses this.
 
 from __future__ import annotations
 
+# On a workload whose application speaks TCP, with the value TCP.
+PROTOCOL_LABEL = "fastmesh.io/app-protocol"
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NotRequired, TypedDict
@@ -20,6 +23,12 @@ if TYPE_CHECKING:
         local_domains: NotRequired[list[str]]
         namespace: NotRequired[str]
 
+    class FragmentPort(TypedDict):
+        """A port that carries TCP."""
+
+        port: int
+        routes: list[ir.Route]
+
     class Fragment(TypedDict):
         """The content of one service's topic."""
 
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
             dict[str, Any]
         ]  # contexts of DestinationRules; cert_file, key_file, ca_file are the sidecar's to read
         needs: list[str]  # the other hosts whose clusters are in here
+        tcp: NotRequired[list[FragmentPort]]  # the service's TCP ports, in the order in which it has them
 
 
 def localize(fragment: Fragment, namespace: str, labels: dict[str, str]) -> list[ir.VirtualHost]:

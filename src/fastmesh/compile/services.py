@@ -23,21 +23,26 @@ from fastmesh.compile.clusters import (
     origination,
     subset_labels,
 )
+from fastmesh.compile.fragment import PROTOCOL_LABEL
+from fastmesh.compile.l4 import l4_routes, takes_every_session
 from fastmesh.compile.locality import locate
 from fastmesh.compile.routes import MESH, compile_routes, default_route, source_of
 from fastmesh.compile.world import DEFAULT_PORT, Workload, World, effective_mtls
 from fastmesh.model.formats import is_ip
 from fastmesh.model.index import effective_policy, full_name, labels_match, namespace_of
+from fastmesh.model.protocols import OPAQUE
 from fastmesh.model.schema import Resource
 
 if TYPE_CHECKING:
-    from fastmesh.compile.fragment import Fragment, FragmentHost
+    from fastmesh.compile.fragment import Fragment, FragmentHost, FragmentPort
     from fastmesh.model import ir
 
 AUTO: Final = "AUTO"
 """The TLS mode without a DestinationRule: mTLS to whoever has a sidecar that speaks it."""
 IDENTITY: Final = "identity"
 """The name of the TLS context that is the sidecar's own certificate; its agent fills it in."""
+IDENTITY_TCP: Final = "identity-tcp"
+"""The same for TCP."""
 TLS_MODE_LABEL: Final = "security.istio.io/tlsMode"
 """Istio's label of an endpoint that speaks mTLS without being in the registry: value "istio"."""
 
@@ -68,18 +73,24 @@ class _Service:
 
     def compile(self) -> Fragment:
         hosts = self.virtual_hosts()
+        tcp: list[FragmentPort] = [
+            {"port": port, "routes": self.tcp_routes(port)} for port in self.opaque_ports()
+        ]
         for port in self.ports(self.host):
             for subset in ["", *self.subsets()]:
                 self.cluster(self.host, port, subset)
         needs = {c.get("service", "") for c in self.clusters.values()} - {self.host}
         clusters = sorted(self.clusters.values(), key=lambda c: c["name"])
-        return {
+        made: Fragment = {
             "host": self.host,
             "virtual_hosts": hosts,
             "clusters": clusters,
             "tls": [self.tls[n] for n in sorted(self.tls)],
             "needs": sorted(needs),
         }
+        if tcp:
+            made["tcp"] = tcp
+        return made
 
     def subsets(self) -> list[str]:
         rule = self.world.index.rule(self.host)
@@ -103,6 +114,30 @@ class _Service:
         mode = effective_policy(self.world.index.rule(host), "", port).get("tls", {}).get("mode")
         return mode not in (None, "DISABLE")
 
+    def opaque(self, host: str, port: int) -> bool:
+        """Whether a port carries TCP: it is declared so, or as HTTPS, which is the application's to speak.
+        Of a service in the registry its workloads say it."""
+        if host in self.world.registry:
+            return any(w.labels.get(PROTOCOL_LABEL) == "TCP" for w in self.world.workloads.get(host, ()))
+        service = self.world.index.service(host)
+        protocol = service.ports[port].protocol if service is not None and port in service.ports else ""
+        return protocol in OPAQUE or (protocol == "HTTPS" and not self.originates(host, port))
+
+    def opaque_ports(self) -> list[int]:
+        if self.host in self.world.registry:
+            return [p for p in self.world.registry[self.host] if self.opaque(self.host, p)]
+        service = self.world.index.services.get(self.host)
+        return [p for p in service.ports if self.opaque(self.host, p)] if service is not None else []
+
+    def tcp_routes(self, port: int) -> list[ir.Route]:
+        """By the VirtualService's tcp rules; without one that is for this port, to the service itself."""
+        vs = self.world.mesh_rule(self.host)
+        found = l4_routes(vs, "tcp", MESH, port, self.resolve) if vs is not None else []
+        if found:
+            return sorted((route for _, route in found), key=takes_every_session)
+        cluster = self.resolve({"host": self.host, "port": {"number": port}}, "", port)
+        return [{"name": "default", "dests": [{"cluster": cluster, "weight": 1}]}]
+
     # -- virtual hosts ---------------------------------------------------------------------------------------
 
     def virtual_hosts(self) -> list[FragmentHost]:
@@ -110,9 +145,10 @@ class _Service:
         registered = self.host in self.world.registry
         ports = self.world.registry[self.host] if registered else self.ports(self.host)
         service = self.world.index.services.get(self.host)
+        declared, ports = ports, [p for p in ports if not self.opaque(self.host, p)]
         if not ports:
-            if service is not None:
-                return []  # HTTPS only: not for an HTTP proxy to route
+            if service is not None or declared:
+                return []  # TCP and HTTPS only: not for an HTTP proxy to route
             ports = [DEFAULT_PORT]
         bare = DEFAULT_PORT if DEFAULT_PORT in ports else ports[0]
         if registered:
@@ -205,8 +241,9 @@ class _Service:
         namespace = (
             namespace_of(host) if host in self.world.registry else service.namespace if service else ""
         )
+        opaque = self.opaque(host, port)
         # A sidecar sees what its application speaks, and the sidecar at the other end takes both versions.
-        out, tls = base_cluster(self.world.index, host, port, subset, namespace, "as_client")
+        out, tls = base_cluster(self.world.index, host, port, subset, namespace, "as_client", opaque=opaque)
         labels = subset_labels(rule, subset)
         # without a rule the mesh decides; a tls block without mode means DISABLE, as in Istio
         mode = AUTO if tls is None else tls.get("mode", "DISABLE")
@@ -226,7 +263,7 @@ class _Service:
             out["tls"], self.tls[context] = origination(tls, host, service, context, alpn)
         elif mode == "ISTIO_MUTUAL" or any(e.get("tls") for e in out["endpoints"]):
             out["tls"] = {
-                "context": IDENTITY,
+                "context": IDENTITY_TCP if opaque else IDENTITY,
                 "sni": f"outbound_.{port}_.{subset}_.{host}",
                 "sans": sorted(i for i in identities if i),
                 "verify_san": True,

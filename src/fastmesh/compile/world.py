@@ -202,8 +202,8 @@ class _Derived:
         self.leads_to: dict[str, set[str]] = {
             host: {
                 index.canonical(destination["host"], vs.namespace)
-                for http in vs.spec["http"]
-                for destination in destinations(http)
+                for rule in (*vs.spec["http"], *vs.spec.get("tcp", ()))
+                for destination in destinations(rule)
             }
             for host, vs in self.mesh_rules.items()
         }

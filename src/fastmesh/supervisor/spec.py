@@ -15,6 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn, NotRequired, TypedDict
 
+    # Where it listens, and the TCP service that this stands for: address, port, name, the service's port (0:
+    # its first).
+    TcpPort = tuple[str, int, str, int]
+
     class SidecarSpec(TypedDict):
         """What only a sidecar has."""
 
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
         # When it is advertised: "" at once, "connect" when the application accepts connections, "never", or
         # a path (/healthz) that it has to answer well.
         gate: NotRequired[str]
+        tcp: NotRequired[list[TcpPort]]
 
     class RunSpec(TypedDict):
         """What only `fastmesh run` has: the runner's part."""
@@ -64,6 +69,10 @@ if TYPE_CHECKING:
         sidecar: NotRequired[SidecarSpec]
         run: NotRequired[RunSpec]  # this Python is to be the runner
         runner: NotRequired[int]  # the arbiter's end of the channel to its runner
+
+
+def tcp_listener_name(address: str, port: int) -> str:
+    return f"tcp_[{address}]_{port}" if ":" in address else f"tcp_{address}_{port}"
 
 
 VARIABLE = "FASTMESH_SPEC_FD"

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from fastmesh.commands.sidecar import app_protocol, register
+from fastmesh.commands.sidecar import app_protocol, register, tcp_port
 
 NAMES = [
     ("http", "HTTP"),
@@ -17,6 +17,10 @@ NAMES = [
     ("Kubernetes.io/H2C", "HTTP2"),
     ("grpc", "GRPC"),
     ("gRPC-api", "GRPC"),
+    ("tcp", "TCP"),
+    ("tls", "TCP"),
+    ("mysql-main", "TCP"),
+    ("Redis", "TCP"),
 ]
 
 
@@ -32,11 +36,10 @@ def test_protocols_of_an_application(text: str, protocol: str) -> None:
             "grpc-web",
             "GRPC-WEB: not implemented yet (it is not turned into gRPC; HTTP passes it on as it is)",
         ),
-        ("tcp", "TCP: not implemented yet (only HTTP is routed)"),
-        ("mysql-main", "MYSQL: not implemented yet (only HTTP is routed)"),
+        ("udp", "UDP: not implemented yet (only TCP and what is built on it)"),
         ("https", "an application that speaks TLS itself: not implemented yet"),
-        ("h2", "'h2' is none of http, http2, grpc, kubernetes.io/h2c"),
-        ("kubernetes.io/ws", "'kubernetes.io/ws' is none of http, http2, grpc, kubernetes.io/h2c"),
+        ("h2", "'h2' is none of http, http2, grpc, tcp, kubernetes.io/h2c"),
+        ("kubernetes.io/ws", "'kubernetes.io/ws' is none of http, http2, grpc, tcp, kubernetes.io/h2c"),
     ],
 )
 def test_what_an_application_cannot_speak(text: str, why: str) -> None:
@@ -51,3 +54,23 @@ def test_without_the_option_nothing_is_said() -> None:
     least = ["sidecar", "--join", "x", "--service", "web", "--app", "127.0.0.1:80"]
     assert parser.parse_args(least).app_protocol == ""
     assert parser.parse_args([*least, "--app-protocol", "grpc"]).app_protocol == "GRPC"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("5432=postgres", ("127.0.0.1", 5432, "postgres", 0)),
+        ("127.0.0.2:5432=Postgres.default:5433", ("127.0.0.2", 5432, "postgres.default", 5433)),
+        ("[::1]:1=a.example", ("::1", 1, "a.example", 0)),
+    ],
+)
+def test_a_local_port_for_a_tcp_service(text: str, found: tuple[str, int, str, int]) -> None:
+    assert tcp_port(text) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["5432", "=a", "0=a", "x=a", "1=", "1=a:0", "1=a:x", "1=a b", "1=*.a", "1=-a"]
+)
+def test_a_local_port_that_is_none(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        tcp_port(text)

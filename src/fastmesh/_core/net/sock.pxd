@@ -9,8 +9,6 @@ cdef struct Addr:                # 20 bytes
 
 cdef int sock_accept(int lfd, Addr *peer) noexcept nogil
 """A non-blocking connection with TCP_NODELAY, or -errno."""
-cdef void sock_local(int fd, Addr *own) noexcept nogil
-"""The address of our end: where a client called. family 0: unknown."""
 cdef void sock_keepalive(int fd, int time_s, int interval_s, int probes) noexcept nogil
 """TCP keep-alive on; 0: the system's value."""
 cdef int sock_connect(const Addr *to, int *done) noexcept nogil
