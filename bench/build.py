@@ -21,6 +21,7 @@ TOOLS: dict[str, tuple[str, list[str]]] = {
     "backend-h2": ("load/backend_h2.c", ["-static"]),
     "load": ("load/load.c", ["-lssl", "-lcrypto"]),
     "grpc": ("load/grpc.c", []),
+    "stream": ("load/stream.c", []),
 }
 
 

@@ -80,6 +80,8 @@ def test_large_transfers_in_both_directions_at_once(size: int) -> None:
         r = record(proxy)
         wait_for(lambda: got == [there])
         assert (r["rx_bytes"], r["tx_bytes"], r["flags"]) == (size, size, 0)
+        # bulk is not copied, a few bytes are
+        assert (proxy.counter("tcp_spliced") > size) == (size > 1 << 20)
 
 
 def test_the_upstream_may_speak_first() -> None:
@@ -355,3 +357,52 @@ def test_bytes_of_a_long_session_are_told_while_it_goes_on() -> None:
         wait_for(lambda: [s["rx_bytes"][0] for s in series(proxy)] == [5], timeout=15)
         (s,) = series(proxy)
         assert (s["opened"], s["count"]) == (1, 0)
+
+
+def test_bytes_that_change_between_small_and_bulk_keep_their_order() -> None:
+    """Through a pipe and past it in turn, with readers that pause."""
+    sizes = [1, 3_000_000, 10, 700_000, 1, 1, 5_000_000, 100]
+    data = data_of(sum(sizes))
+    got: list[bytes] = []
+
+    def slowly(peer: Peer) -> None:
+        out, n = bytearray(), 1000
+        while part := peer.sock.recv(n):
+            out += part
+            n = 65536 if n == 1000 else 1000 if len(out) % 3 == 0 else n
+        got.append(bytes(out))
+        peer.send(b"done")
+
+    with tcp(Upstream(slowly)) as proxy:
+        client = proxy.dial()
+        client.sock.settimeout(60)
+        at = 0
+        for size in sizes:
+            client.send(data[at : at + size])
+            at += size
+            wait_for(lambda at=at: proxy.segment.counters()["tcp_total"] == 1)
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.rest() == b"done"
+        assert got == [data] and proxy.counter("tcp_spliced") > 0
+
+
+def test_more_bulk_sessions_than_there_are_pipes() -> None:
+    """Those above the limit go by reads and writes: slower, and as they should."""
+    gate = threading.Event()
+    data = data_of(6 << 20)  # more than the sockets on its way hold
+
+    def later(peer: Peer) -> None:
+        peer.sock.settimeout(60)
+        gate.wait(60)
+        peer.send(len(read_all(peer.sock)).to_bytes(8, "big"))
+
+    upstream = Upstream(later)
+    upstream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    with tcp(upstream) as proxy:
+        clients = [proxy.dial() for _ in range(132)]
+        for client in clients:
+            client.sock.settimeout(60)
+            Sending(client.sock, data)
+        wait_for(lambda: proxy.counter("pauses") >= 132, timeout=60)
+        gate.set()
+        assert {client.rest() for client in clients} == {len(data).to_bytes(8, "big")}

@@ -155,6 +155,7 @@ COUNTERS = {
     "tcp_idle": "TCP sessions ended because nothing moved (SI).",
     "tcp_age": "TCP sessions ended by maxConnectionDuration (DT).",
     "tcp_hello_bad": "Connections to a TLS passthrough without a ClientHello that can be read.",
+    "tcp_spliced": "Bytes of TCP sessions that went from socket to socket without being copied.",
     "tcp_hello_late": "Connections whose TLS handshake or ClientHello took too long.",
 }
 # What a series stands for that found no slot of its own: the label says so instead of naming somebody.

@@ -163,6 +163,11 @@ cdef extern from *:
     int shutdown(int fd, int how) nogil
     int getsockopt(int fd, int level, int name, void *value, socklen_t *len) nogil
     int setsockopt(int fd, int level, int name, const void *value, socklen_t len) nogil
+    int F_SETPIPE_SZ, O_CLOEXEC, O_NONBLOCK
+    unsigned int SPLICE_F_MOVE, SPLICE_F_NONBLOCK
+    int pipe2(int *fds, int flags) nogil
+    int fcntl(int fd, int what, ...) nogil
+    ssize_t splice(int from_, int64_t *from_at, int to, int64_t *to_at, size_t n, unsigned int flags) nogil
     int getsockname(int fd, sockaddr *addr, socklen_t *len) nogil
     int inet_pton(int af, const char *src, void *dst) nogil
     int getpeername(int fd, sockaddr *addr, socklen_t *len) nogil

@@ -11,6 +11,7 @@ from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.conn cimport Conn, ConnOps
 from fastmesh._core.net.reactor cimport Reactor, Source, Task
 from fastmesh._core.net.sock cimport Addr
+from fastmesh._core.net.splice cimport Pipe, PipePool
 from fastmesh._core.net.tls cimport Tls
 from fastmesh._core.net.tls_ctx cimport TlsCtx
 from fastmesh._core.policy.authz cimport AuthzVerdict
@@ -153,6 +154,7 @@ cdef struct Worker:
     Pool tcps                    # Tcp
     const ConnOps *tcp_down_ops
     const ConnOps *tcp_up_ops
+    PipePool pipes
 
 cdef enum:  # Exchange.phase, in order; a retry goes back to PICK
     PH_HEAD = 0                  # the request head is being judged
@@ -507,6 +509,7 @@ cdef struct Tcp:                 # a TCP session: a client's connection and the 
     uint8_t security
     uint16_t peer
     Conn *up                     # NULL: none yet, or no more
+    Pipe *pipes[2]               # bytes on their way to the client [0] and from it [1]; NULL: by reads and writes
     uint8_t state                # TS_*
     uint8_t flags                # TF_*
     uint8_t direction            # DIR_*

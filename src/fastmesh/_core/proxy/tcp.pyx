@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from fastmesh._core.base.buf cimport block_data, block_len
-from fastmesh._core.base.err cimport FM_AGAIN, FM_EHEAD, FM_ENOROUTE, FM_EOF, FM_OK
+from fastmesh._core.base.err cimport FM_AGAIN, FM_EHEAD, FM_ENOROUTE, FM_EOF, FM_ERESET, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.sys cimport close
 from fastmesh._core.base.timer cimport timer_del, timer_set
@@ -14,6 +14,7 @@ from fastmesh._core.net.conn cimport CF_BLOCKED
 from fastmesh._core.net.out cimport conn_flush, conn_put
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES
 from fastmesh._core.net.sock cimport Addr, sock_error, sock_local
+from fastmesh._core.net.splice cimport Pipe, pipe_give, pipe_take, splice_in, splice_out
 from fastmesh._core.net.tls cimport tls_resumed
 from fastmesh._core.policy.lb cimport LbView, lb_pick, rng_next
 from fastmesh._core.policy.lb_ewma cimport EWMA_PENALTY_NS, ewma_observe
@@ -34,9 +35,9 @@ from fastmesh._core.shm.snapshot cimport (
     HASH_SOURCE, LF_SNI, L_GATEWAY, L_INBOUND, SNAP_NONE, TLS_DISABLE, TLS_STRICT, SnapCluster, SnapEndpoint, snap_at, snap_cluster, snap_str)
 from fastmesh._core.shm.stats cimport (
     DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_DT, RF_NC, RF_NR, RF_OM, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, ST_CX_CLOSED,
-    ST_CX_OVERFLOW, ST_CX_TOTAL, ST_POOL_FULL, ST_TCP_AGE, ST_TCP_CONNECT_AGAIN, ST_TCP_CONNECT_FAIL, ST_TCP_DOWN_RESET, ST_TCP_HELLO_BAD,
-    ST_TCP_HELLO_LATE, ST_TCP_IDLE, ST_TCP_NO_HEALTHY, ST_TCP_NO_ROUTE, ST_TCP_OVERFLOW, ST_TCP_OVERLOAD, ST_TCP_TOTAL, ST_TCP_UP_RESET,
-    ST_TLS_ACCEPT_FAIL, ST_TLS_CONNECT, ST_TLS_CONNECT_RESUMED, ST_UP_CX_TIMEOUT, stat_inc)
+    ST_CX_OVERFLOW, ST_CX_TOTAL, ST_PAUSES, ST_POOL_FULL, ST_TCP_AGE, ST_TCP_CONNECT_AGAIN, ST_TCP_CONNECT_FAIL, ST_TCP_DOWN_RESET, ST_TCP_HELLO_BAD,
+    ST_TCP_HELLO_LATE, ST_TCP_IDLE, ST_TCP_NO_HEALTHY, ST_TCP_NO_ROUTE, ST_TCP_OVERFLOW, ST_TCP_OVERLOAD, ST_TCP_SPLICED, ST_TCP_TOTAL, ST_TCP_UP_RESET,
+    ST_TLS_ACCEPT_FAIL, ST_TLS_CONNECT, ST_TLS_CONNECT_RESUMED, ST_UP_CX_TIMEOUT, stat_add, stat_inc)
 
 cdef ConnOps DOWN_OPS
 cdef ConnOps UP_OPS
@@ -119,6 +120,10 @@ cdef void finish(Tcp *t, bint orderly) noexcept nogil:
     timer_del(&w.r.wheel, &t.tell)
     tcp_log_over(t)
     leave(t)
+    pipe_give(&w.pipes, t.pipes[0])
+    pipe_give(&w.pipes, t.pipes[1])
+    t.pipes[0] = NULL
+    t.pipes[1] = NULL
     stat_inc(w.seg.stats, ST_CX_CLOSED)
     down_end(<Down *>t)
     if orderly:
@@ -447,6 +452,61 @@ cdef bint settled(Tcp *t) noexcept nogil:
     return True
 
 
+cdef enum:
+    SPLICE_FROM = 131072         # a read that large, filled, and what follows it goes through a pipe
+    BULK_NOT = 1
+
+
+cdef int bulk(Tcp *t, Conn *from_, Conn *to, bint up, uint32_t *left) noexcept nogil:
+    # By splice. BULK_NOT: as small amounts go. FM_AGAIN: as much as there was, or as `to` takes. FM_EOF. FM_ERESET: the session is over.
+    cdef Worker *w = t.w
+    cdef Pipe *p = t.pipes[up]
+    cdef uint64_t total = 0
+    cdef int rc = FM_AGAIN
+    if p == NULL:
+        if from_.tls != NULL or to.tls != NULL or from_.inb != NULL:
+            return BULK_NOT
+        p = pipe_take(&w.pipes)
+        if p == NULL:
+            return BULK_NOT
+        t.pipes[up] = p
+    while True:
+        if p.held:
+            rc = splice_out(to, p)
+            if rc == FM_AGAIN:
+                if not to.flags & CF_BLOCKED:
+                    to.flags |= CF_BLOCKED
+                    stat_inc(w.seg.stats, ST_PAUSES)
+                break
+            if rc < 0:
+                lost(t, not up)
+                return FM_ERESET
+            continue
+        if relay_full(w, to):
+            rc = FM_AGAIN
+            break
+        if left[0] == 0:
+            conn_wake(from_)     # the others first
+            rc = FM_AGAIN
+            break
+        left[0] -= 1
+        rc = splice_in(from_, p) if from_.flags & CF_READABLE else FM_AGAIN
+        if rc <= 0:
+            break
+        total += <uint64_t>rc
+        count(t, up, <uint32_t>rc)
+    stat_add(w.seg.stats, ST_TCP_SPLICED, total)
+    if rc != FM_AGAIN and rc != FM_EOF:
+        lost(t, up)
+        return FM_ERESET
+    if p.held == 0:
+        pipe_give(&w.pipes, p)
+        t.pipes[up] = NULL
+        if total < CONN_READ_MIN and left[0]:
+            from_.read_size = CONN_READ_MIN
+    return rc
+
+
 cdef void pump(Tcp *t, Conn *from_, Conn *to, bint up) noexcept nogil:
     # from_ -> to; up: from the client
     cdef Worker *w = t.w
@@ -455,37 +515,45 @@ cdef void pump(Tcp *t, Conn *from_, Conn *to, bint up) noexcept nogil:
     cdef int rc
     cdef bint any_ = False
     while t.state == TS_OPEN:
-        if relay_full(w, to):
-            if from_.flags & CF_HUP and sock_error(from_.src.fd) != 0:
-                lost(t, up)      # nobody is left for whom it could be read
-            break
-        if left == 0:
-            conn_wake(from_)     # the others first
-            break
-        left -= 1
-        if from_.inb != NULL:
-            n = block_len(from_.inb)
-            conn_put(to, block_data(from_.inb) + from_.inb.start, n)
-            conn_flush(to)
-            conn_kept_used(from_, n)
-            count(t, up, n)
+        rc = BULK_NOT
+        if t.pipes[up] != NULL or from_.read_size >= SPLICE_FROM:
+            rc = bulk(t, from_, to, up, &left)
+            if rc == FM_ERESET:
+                return
             any_ = True
-            continue
-        if not from_.flags & CF_READABLE:
-            break
-        size = from_.read_size
-        rc = conn_read(from_, w.r.scratch, size)
-        if rc > 0:
-            conn_put(to, w.r.scratch, <size_t>rc)
-            conn_flush(to)
-            count(t, up, <uint32_t>rc)
-            any_ = True
-            if <uint32_t>rc == size and size < SCRATCH_BYTES:
-                from_.read_size = size * 2
-            elif <uint32_t>rc < CONN_READ_MIN:
-                from_.read_size = CONN_READ_MIN
-            continue
+        if rc == BULK_NOT:
+            if relay_full(w, to):
+                rc = FM_AGAIN
+            elif left == 0:
+                conn_wake(from_)  # the others first
+                break
+            elif from_.inb != NULL:
+                n = block_len(from_.inb)
+                conn_put(to, block_data(from_.inb) + from_.inb.start, n)
+                conn_flush(to)
+                conn_kept_used(from_, n)
+                count(t, up, n)
+                any_ = True
+                continue
+            elif not from_.flags & CF_READABLE:
+                break
+            else:
+                left -= 1
+                size = from_.read_size
+                rc = conn_read(from_, w.r.scratch, size)
+                if rc > 0:
+                    conn_put(to, w.r.scratch, <size_t>rc)
+                    conn_flush(to)
+                    count(t, up, <uint32_t>rc)
+                    any_ = True
+                    if <uint32_t>rc == size and size < SCRATCH_BYTES:
+                        from_.read_size = size * 2
+                    elif <uint32_t>rc < CONN_READ_MIN:
+                        from_.read_size = CONN_READ_MIN
+                    continue
         if rc == FM_AGAIN:
+            if to.flags & CF_BLOCKED and from_.flags & CF_HUP and sock_error(from_.src.fd) != 0:
+                lost(t, up)      # it waits for `to`, and nobody is left for whom it could be read
             break
         if rc != FM_EOF:
             lost(t, up)

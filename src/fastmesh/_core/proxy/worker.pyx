@@ -382,7 +382,7 @@ cdef bint leaked(Worker *w) noexcept nogil:
     if w.r.nconns != 0:
         return False             # some were still being flushed at the deadline
     return (w.exchanges.live != 0 or w.downs.live != 0 or w.ups.live != 0 or w.h2_downs.live != 0 or w.h2_ups.live != 0 or w.streams.live != 0
-            or w.checks.live != 0 or w.tcps.live != 0 or w.r.bufs.live != 0 or w.r.bufs.held != 0)
+            or w.checks.live != 0 or w.tcps.live != 0 or w.pipes.live != 0 or w.r.bufs.live != 0 or w.r.bufs.held != 0)
 
 
 cdef uint64_t option(dict given, str name) except? 0:

@@ -132,6 +132,7 @@ COUNTER_NAMES = (
     "tcp_age",
     "tcp_hello_bad",
     "tcp_hello_late",
+    "tcp_spliced",
 )
 # Response flags as bits (RF_*): Envoy's letters.
 FLAG_NAMES = {
