@@ -25,6 +25,7 @@ WHERE = (
     *(f"tests/unit/{layer}" for layer in LAYERS),
     "tests/differential",
     "tests/integration/test_http1_*.py",
+    "tests/integration/test_tcp.py",
 )
 
 
