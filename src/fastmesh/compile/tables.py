@@ -57,6 +57,7 @@ RETRY_ON = {
     "retriable-status-codes": 4096,
 }
 MAX_STATUSES = 16
+MAX_OPS = 128  # as SNAP_MAX_OPS
 BACKOFF_MS, BACKOFF_TIMES, MAX_BACKOFF_MS = 25, 10, 300_000  # Envoy: 25 ms, up to ten times that
 RETRY_ANYWHERE, RETRY_SAME = 1, 2
 # Header names with an id, in the order of H_* in proto/msg.pxd (H_NONE is 0).
@@ -115,6 +116,8 @@ def pack_hdr_ops(packer: Packer, ops: ir.HdrOps | None, path: str, first: Iterab
     todo += [(HDR_REMOVE, [name, ""], "remove") for name in ops.get("remove", ())]
     todo += [(HDR_SET, pair, "set") for pair in ops.get("set", ())]
     todo += [(HDR_ADD, pair, "add") for pair in ops.get("add", ())]
+    if len(todo) > MAX_OPS:
+        raise refuse(path, f"more than {MAX_OPS} header operations")
     made = []
     for op, (name, value), what in todo:
         at = f"{path}.{what}"

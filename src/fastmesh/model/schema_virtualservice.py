@@ -176,7 +176,12 @@ DESTINATION: Final = Message(
 )
 
 
+MAX_HEADER_OPS: Final = 100  # a head has room for 160 fields, of which 100 may be the client's
+
+
 def _operations(d: dict[str, Any], r: Reporter) -> None:
+    if sum(len(d.get(op, ())) for op in ("set", "add", "remove")) > MAX_HEADER_OPS:
+        r.add(f"more than {MAX_HEADER_OPS} operations on headers")
     for op in ("set", "add"):
         seen: set[str] = set()
         for k in d.get(op, {}):

@@ -417,6 +417,12 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     (
         "VirtualService",
         "http[0].headers",
+        {"request": {"set": {f"x-{i}": "" for i in range(60)}, "remove": [f"y-{i}" for i in range(41)]}},
+        "http[0].headers.request: more than 100 operations on headers",
+    ),
+    (
+        "VirtualService",
+        "http[0].headers",
         {"response": {"set": {"X": "1", "x": "2"}}},
         "http[0].headers.response.set.x: names the same header twice",
     ),

@@ -1,12 +1,36 @@
 """The check of actions (L1). See check_actions.pxd."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastmesh._core.base.err cimport FM_OK
-from fastmesh._core.shm.check cimport Check, fault, field_value_ok, name_ok, regex_ok, str_ok, token_ok, within
+from fastmesh._core.shm.check cimport Check, fault, field_value_ok, name_ok, regex_ok, steps_ok, str_ok, token_ok, within
 from fastmesh._core.shm.snapshot cimport (
     ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, AF_RETRY_ANYWHERE, AF_RETRY_SAME, CO_CREDENTIALS, CO_FORWARD, HOP_REMOVE, MILLION, OP_ANY,
-    OP_EXACT, OP_PREFIX, OP_REGEX, PER_NAMED, RO_LAST, RW_REGEX, SNAP_MAX_LIMITS, SNAP_MAX_RATE, SNAP_MAX_REFILL_S, SNAP_MAX_TOTAL, SNAP_NONE,
-    SnapAction, SnapCors, SnapDest, SnapHdrOp, SnapLimit, SnapMirror, SnapOrigin)
+    OP_EXACT, OP_PREFIX, OP_REGEX, PER_NAMED, RO_LAST, RW_REGEX, SNAP_MAX_LIMITS, SNAP_MAX_OPS, SNAP_MAX_RATE, SNAP_MAX_REFILL_S, SNAP_MAX_TOTAL,
+    SNAP_NONE, SnapAction, SnapArr, SnapCors, SnapDest, SnapHdrOp, SnapLimit, SnapMirror, SnapOrigin, SnapStr)
+
+
+cdef inline bint ops_ok(const Check *c, SnapArr ops) noexcept nogil:
+    return ops.n <= SNAP_MAX_OPS and within(c.h.hdrops, sizeof(SnapHdrOp), ops)
+
+
+cdef bint same(const char *p, const char *name, uint32_t n) noexcept nogil:
+    cdef uint32_t i
+    for i in range(n):
+        if p[i] | 32 != name[i]:
+            return False
+    return True
+
+
+cdef uint8_t framing(const Check *c, SnapStr name) noexcept nogil:
+    """The id (H_* of proto/msg.pxd) of a field that no operation may touch; 0: it is another one."""
+    cdef const char *p = c.base + name.off
+    if name.n == 4 and same(p, b"host", 4):
+        return 1
+    if name.n == 14 and same(p, b"content-length", 14):
+        return 2
+    if name.n == 17 and same(p, b"transfer-encoding", 17):
+        return 3
+    return 4 if name.n == 10 and same(p, b"connection", 10) else 0
 
 
 cdef int check_forward(Check *c, const SnapAction *a, uint32_t index) noexcept nogil:
@@ -15,6 +39,8 @@ cdef int check_forward(Check *c, const SnapAction *a, uint32_t index) noexcept n
     cdef uint32_t sum = 0
     if a.dests.n == 0 or a.total_weight == 0 or a.total_weight > SNAP_MAX_TOTAL:
         return fault(c, b"actions", index, b"no destination with a weight")
+    if not steps_ok(c, a.dests.n):
+        return fault(c, b"actions", index, b"too much to look at")
     for i in range(a.dests.n):
         if d[i].weight < sum:
             return fault(c, b"actions", index, b"weights are not cumulative")
@@ -63,14 +89,15 @@ cdef int check_actions(Check *c) noexcept nogil:
     cdef const SnapMirror *m = <const SnapMirror *>(c.base + c.h.mirrors.off)
     cdef const SnapHdrOp *o = <const SnapHdrOp *>(c.base + c.h.hdrops.off)
     cdef uint32_t i
+    cdef uint8_t framed
     cdef int rc
     for i in range(c.h.actions.n):
         if a[i].kind > ACT_DIRECT or a[i].rewrite_op > RW_REGEX or a[i].retry_on >= 2 * RO_LAST:
             return fault(c, b"actions", i, b"kind, rewrite or retry condition unknown")
         if not within(c.h.dests, sizeof(SnapDest), a[i].dests):
             return fault(c, b"actions", i, b"destinations out of bounds")
-        if not within(c.h.hdrops, sizeof(SnapHdrOp), a[i].request_ops) or not within(c.h.hdrops, sizeof(SnapHdrOp), a[i].response_ops):
-            return fault(c, b"actions", i, b"header operations out of bounds")
+        if not ops_ok(c, a[i].request_ops) or not ops_ok(c, a[i].response_ops):
+            return fault(c, b"actions", i, b"header operations out of bounds, or too many")
         if not token_ok(c, a[i].rewrite_path) or not token_ok(c, a[i].rewrite_host) or not token_ok(c, a[i].redirect_scheme) \
                 or not token_ok(c, a[i].redirect_host) or not token_ok(c, a[i].redirect_path) or not str_ok(c, a[i].body):
             return fault(c, b"actions", i, b"string out of bounds, or with a character that must not be in a request line or header")
@@ -109,11 +136,14 @@ cdef int check_actions(Check *c) noexcept nogil:
     for i in range(c.h.dests.n):
         if d[i].cluster != SNAP_NONE and d[i].cluster >= c.h.clusters.n:
             return fault(c, b"dests", i, b"no such cluster")
-        if not within(c.h.hdrops, sizeof(SnapHdrOp), d[i].request_ops) or not within(c.h.hdrops, sizeof(SnapHdrOp), d[i].response_ops):
-            return fault(c, b"dests", i, b"header operations out of bounds")
+        if not ops_ok(c, d[i].request_ops) or not ops_ok(c, d[i].response_ops):
+            return fault(c, b"dests", i, b"header operations out of bounds, or too many")
     for i in range(c.h.hdrops.n):
         if o[i].op > HOP_REMOVE:
             return fault(c, b"hdrops", i, b"operation unknown")
         if not name_ok(c, o[i].name) or not field_value_ok(c, o[i].value):
             return fault(c, b"hdrops", i, b"not a valid field name or value")
+        framed = framing(c, o[i].name)
+        if o[i].hid != framed if framed else 0 < o[i].hid <= 4:
+            return fault(c, b"hdrops", i, b"a field of the framing under another id")
     return check_limits(c)

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastmesh._core.base.err cimport FM_OK
-from fastmesh._core.shm.check cimport Check, fault, name_ok, str_ok, token_ok, within
+from fastmesh._core.shm.check cimport Check, fault, name_ok, steps_ok, str_ok, token_ok, within
 from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS
 from fastmesh._core.shm.snapshot cimport (
     CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_KEEPALIVE, CL_VERIFY_SAN, EP_TLS, HASH_COOKIE, HASH_NONE, HASH_QUERY, HK_HTTP, HK_NONE, HK_TCP,
@@ -11,6 +11,11 @@ from fastmesh._core.shm.snapshot cimport (
 
 cdef enum:
     PORT_DIGITS = 6              # behind a host: ":65535"
+
+
+cdef inline bint host_ok(const Check *c, SnapStr s) noexcept nogil:
+    """What may become a Host: nothing in it ends the line."""
+    return s.n <= SNAP_MAX_HOST + PORT_DIGITS and token_ok(c, s)
 
 
 cdef int check_table(Check *c, const SnapCluster *k, SnapArr t, uint32_t endpoints, uint32_t index) noexcept nogil:
@@ -24,6 +29,8 @@ cdef int check_table(Check *c, const SnapCluster *k, SnapArr t, uint32_t endpoin
         return FM_OK if t.n == 0 else fault(c, b"clusters", index, b"a hash table of no use")
     if endpoints and t.n == 0:
         return fault(c, b"clusters", index, b"no hash table")
+    if not steps_ok(c, t.n):
+        return fault(c, b"clusters", index, b"too much to look at")
     if k.lb == LB_RING_HASH:
         first = t.n / 2
         if t.n % 2:
@@ -61,12 +68,12 @@ cdef int check_health(Check *c, const SnapHealth *h, uint32_t index) noexcept no
         return fault(c, b"clusters", index, b"no such health check")
     if h.interval_ms == 0 or h.timeout_ms == 0 or h.unhealthy == 0 or h.healthy == 0 or h.jitter_percent > 100:
         return fault(c, b"clusters", index, b"health check: no time, no threshold, or more than 100 percent")
-    if not token_ok(c, h.path) or not token_ok(c, h.host) or h.host.n > SNAP_MAX_HOST + PORT_DIGITS or not str_ok(c, h.service) or (
+    if not token_ok(c, h.path) or not host_ok(c, h.host) or not str_ok(c, h.service) or (
             h.service.n > SNAP_MAX_NAME):
         return fault(c, b"clusters", index, b"health check: not a valid path, host or service")
     if h.kind == HK_HTTP and (h.path.n == 0 or c.base[h.path.off] != c'/'):
         return fault(c, b"clusters", index, b"health check: a path begins with a slash")
-    if not within(c.h.u32s, sizeof(uint32_t), h.expected) or h.expected.n % 2:
+    if not within(c.h.u32s, sizeof(uint32_t), h.expected) or h.expected.n % 2 or not steps_ok(c, h.expected.n):
         return fault(c, b"clusters", index, b"health check: statuses out of bounds")
     for i in range(0, h.expected.n, 2):
         if expected[i] < 100 or expected[i + 1] > 599 or expected[i] > expected[i + 1]:
@@ -122,8 +129,8 @@ cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept 
     cdef const SnapEndpoint *e = <const SnapEndpoint *>(c.base + k.endpoints.off)
     cdef uint32_t i
     cdef int rc
-    if not str_ok(c, k.name) or not str_ok(c, k.service) or not str_ok(c, k.sni):
-        return fault(c, b"clusters", index, b"string out of bounds")
+    if not token_ok(c, k.name) or not host_ok(c, k.service) or not str_ok(c, k.sni):
+        return fault(c, b"clusters", index, b"string out of bounds, or with a character that must not be in a host")
     if k.id != fnv64(c.base + k.name.off, k.name.n):
         return fault(c, b"clusters", index, b"id is not that of the name")
     if k.lb > LB_MAGLEV or k.flags & ~<uint32_t>(CL_EQUAL | CL_VERIFY_SAN | CL_H2 | CL_AS_CLIENT | CL_KEEPALIVE):
@@ -158,6 +165,8 @@ cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept 
         return fault(c, b"clusters", index, b"identities out of bounds")
     if not within(c.h.endpoints, sizeof(SnapEndpoint), k.endpoints):
         return fault(c, b"clusters", index, b"endpoints out of bounds")
+    if not steps_ok(c, k.endpoints.n):
+        return fault(c, b"clusters", index, b"too much to look at")
     rc = check_hash(c, k, index)
     if rc != FM_OK:
         return rc
@@ -181,8 +190,8 @@ cdef int check_clusters(Check *c) noexcept nogil:
             return fault(c, b"endpoints", i, b"address family, flag or cell unknown")
         if e[i].weight == 0 or e[i].weight > SNAP_MAX_WEIGHT:
             return fault(c, b"endpoints", i, b"weight out of range")
-        if not str_ok(c, e[i].text) or not str_ok(c, e[i].workload):
-            return fault(c, b"endpoints", i, b"string out of bounds")
+        if not host_ok(c, e[i].text) or not str_ok(c, e[i].workload):
+            return fault(c, b"endpoints", i, b"string out of bounds, or with a character that must not be in a host")
     for i in range(c.h.clusters.n):
         if i > 0 and k[i].id <= k[i - 1].id:
             return fault(c, b"clusters", i, b"not sorted by id")

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastmesh._core.base.err cimport FM_OK
-from fastmesh._core.shm.check cimport Check, fault, regex_ok, str_ok, within
+from fastmesh._core.shm.check cimport Check, apart, fault, regex_ok, steps_ok, str_ok, within
 from fastmesh._core.shm.snapshot cimport (
     CF_IGNORE_CASE, CF_NOT, ON_DESTINATION, OP_ANY, OP_EXACT, OP_PATH_PREFIX, OP_PRESENT, SNAP_MAX_HOST, SNAP_MAX_LABELS, SNAP_MAX_LENGTHS, SNAP_NET, SNAP_NONE,
     SnapArr, SnapCond, SnapHeader, SnapHost, SnapPath, SnapRoute, SnapTable, SnapVhost, host_hash, path_hash)
@@ -23,6 +23,10 @@ cdef int check_table(Check *c, const SnapTable *t, uint32_t index) noexcept nogi
         return fault(c, b"tables", index, b"buckets are no power of two")
     if hosts_off % 8 != 0 or hosts_off < sizeof(SnapHeader) or hosts_off + t.buckets * <uint64_t>sizeof(SnapHost) > c.n:
         return fault(c, b"tables", index, b"buckets out of bounds")
+    if not apart(c, hosts_off, hosts_off + t.buckets * <uint64_t>sizeof(SnapHost)):
+        return fault(c, b"tables", index, b"buckets that are something else, too")
+    if not steps_ok(c, t.buckets):
+        return fault(c, b"tables", index, b"too much to look at")
     for i in range(t.buckets):
         if hosts[i].hash == 0:
             empty += 1
@@ -38,17 +42,17 @@ cdef int check_table(Check *c, const SnapTable *t, uint32_t index) noexcept nogi
     return FM_OK
 
 
-cdef uint32_t listed(const Check *c, const SnapVhost *v, SnapArr a, uint64_t hash) noexcept nogil:
+cdef uint32_t listed(Check *c, const SnapVhost *v, SnapArr a, uint64_t hash) noexcept nogil:
     """How many routes a list has; SNAP_NONE: it is out of bounds or out of order, or one of its routes belongs elsewhere."""
     cdef const uint32_t *list = <const uint32_t *>(c.base + a.off)
     cdef const SnapRoute *r = <const SnapRoute *>(c.base + v.routes.off)
     cdef uint32_t i
-    if not within(c.h.u32s, sizeof(uint32_t), a):
+    if not within(c.h.u32s, sizeof(uint32_t), a) or not steps_ok(c, a.n):
         return SNAP_NONE
     for i in range(a.n):
         if list[i] >= v.routes.n or (i > 0 and list[i] <= list[i - 1]):
             return SNAP_NONE
-        if hash and (not str_ok(c, r[list[i]].path)
+        if hash and (not str_ok(c, r[list[i]].path) or not steps_ok(c, r[list[i]].path.n)
                      or hash != path_hash(c.base + r[list[i]].path.off, r[list[i]].path.n, r[list[i]].path_op != OP_EXACT)):
             return SNAP_NONE
     return a.n
@@ -67,6 +71,8 @@ cdef int check_paths(Check *c, const SnapVhost *v, uint32_t index) noexcept nogi
         return fault(c, b"vhosts", index, b"buckets of paths out of bounds, or no power of two")
     if v.lengths.n > SNAP_MAX_LENGTHS or not within(c.h.u32s, sizeof(uint32_t), v.lengths):
         return fault(c, b"vhosts", index, b"lengths of prefixes out of bounds")
+    if not steps_ok(c, 2 * <uint64_t>v.paths.n):
+        return fault(c, b"vhosts", index, b"too much to look at")
     for i in range(1, v.lengths.n):
         if lengths[i] <= lengths[i - 1]:
             return fault(c, b"vhosts", index, b"lengths of prefixes out of order")
@@ -83,7 +89,7 @@ cdef int check_paths(Check *c, const SnapVhost *v, uint32_t index) noexcept nogi
             return fault(c, b"vhosts", index, b"a list of routes that is none")
         sum += n
         k = <uint32_t>p[i].hash & (v.paths.n - 1)
-        while k != i and p[k].hash != 0 and p[k].hash != p[i].hash:
+        while k != i and p[k].hash != 0 and p[k].hash != p[i].hash and steps_ok(c, 1):
             k = (k + 1) & (v.paths.n - 1)
         if k != i:
             return fault(c, b"vhosts", index, b"a bucket that no look-up finds")

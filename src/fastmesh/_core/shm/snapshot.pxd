@@ -21,6 +21,7 @@ cdef enum:
     SNAP_MAX_LENGTHS = 30        # lengths of prefixes that a virtual host is looked up by
     SNAP_MAX_TOTAL = 16777216    # cumulative weight of a cluster or route: products with it stay within 64 bits
     SNAP_MAX_LIMITS = 66         # rate limits of one action: one for all, one for each caller, 64 for callers that are named
+    SNAP_MAX_OPS = 128           # header operations of one list: what an exchange keeps of them is counted in 32 bits, and a head has 160 fields
     SNAP_MAX_REFILL_S = 31536000 # a year: how long an empty bucket may take to be full again; products with it stay within 64 bits
     SNAP_NET = 18                # bytes of a network: 4 or 6, bits of the prefix, address in network order
     SNAP_MAX_RATE = 1000000      # tokens a second: a token is at least a microsecond, so that rounding costs a thousandth at the most

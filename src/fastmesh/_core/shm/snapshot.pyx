@@ -7,7 +7,7 @@ let config write into the wire format (line ends in header values). It knows not
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastmesh._core.base.err cimport FM_ESNAP, FM_OK
-from fastmesh._core.shm.check cimport Check, alpn_ok, fault, section_ok, str_ok, within
+from fastmesh._core.shm.check cimport CHECK_STEPS, Check, alpn_ok, fault, section_ok, steps_ok, str_ok, token_ok, within
 from fastmesh._core.shm.check_actions cimport check_actions
 from fastmesh._core.shm.check_authz cimport check_authz
 from fastmesh._core.shm.check_clusters cimport check_clusters
@@ -94,7 +94,7 @@ cdef int check_listeners(Check *c) noexcept nogil:
     cdef const uint32_t *tls
     cdef uint32_t i, k
     for i in range(c.h.listeners.n):
-        if not str_ok(c, l[i].name):
+        if not token_ok(c, l[i].name):
             return fault(c, b"listeners", i, b"name out of bounds")
         if l[i].id != fnv64(c.base + l[i].name.off, l[i].name.n):
             return fault(c, b"listeners", i, b"id is not that of the name")
@@ -112,6 +112,8 @@ cdef int check_listeners(Check *c) noexcept nogil:
             return fault(c, b"listeners", i, b"TLS list out of bounds")
         if l[i].tls_mode != TLS_DISABLE and l[i].tls.n == 0:
             return fault(c, b"listeners", i, b"TLS without a certificate")
+        if not steps_ok(c, l[i].tls.n):
+            return fault(c, b"listeners", i, b"too much to look at")
         tls = <const uint32_t *>(c.base + l[i].tls.off)
         for k in range(l[i].tls.n):
             if tls[k] >= c.h.tls.n:
@@ -142,6 +144,8 @@ cdef int snap_fault(const char *base, uint64_t n, SnapFault *why) noexcept nogil
     c.n = n
     c.h = <const SnapHeader *>base
     c.why = why
+    c.left = n * CHECK_STEPS
+    c.nspans = 0
     why.section = b"header"
     why.index = 0
     why.what = b""
