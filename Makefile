@@ -46,9 +46,10 @@ asan: ## tests of the data plane, forked workers included, under AddressSanitize
 	@tools/build
 	@$(PY) tools/asan.py $(PYTEST_ARGS)
 
-fuzz: ## run the fuzz targets for FUZZ_SECONDS (60)
+fuzz: ## run the fuzz targets for FUZZ_SECONDS (60), and hostile configs as long under AddressSanitizer
 	@tools/build --shims --fuzz
 	@PYTHONPATH=src:control:tests $(PY) tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+	@FASTMESH_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) tools/asan.py -q tests/fuzz/test_snapshots.py
 
 clean: ## remove what was built (not .venv)
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks src/*.egg-info

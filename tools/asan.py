@@ -24,6 +24,7 @@ LAYERS = ("base", "shm", "proto", "net", "policy", "proxy")
 WHERE = (
     *(f"tests/unit/{layer}" for layer in LAYERS),
     "tests/differential",
+    "tests/fuzz/test_snapshots.py",
     "tests/integration/test_http1_*.py",
     "tests/integration/test_tcp.py",
 )

@@ -247,10 +247,12 @@ cdef class Balancer:
         cdef const uint32_t *words = <const uint32_t *>(self.s.base + k.hash_table.off)
         return [words[i] for i in range(k.hash_table.n)]
 
-    def pick_all(self):
+    def pick_all(self, key=None):
         """Pick from every cluster, whatever it is: for snapshots of random bytes that snap_check took."""
         cdef const SnapCluster *k = <const SnapCluster *>(self.s.base + self.s.h.clusters.off)
         cdef const SnapEndpoint *e
+        self.view.keyed = key is not None
+        self.view.key = key or 0
         found = []
         for i in range(self.s.h.clusters.n):
             e = lb_pick(&self.s, &k[i], &self.view, &self.rng)
