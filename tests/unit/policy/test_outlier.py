@@ -128,6 +128,21 @@ def test_a_bad_probe_ejects_again_for_longer_up_to_a_limit() -> None:
     assert s.state(1)["ejections"] == 10
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 600), st.integers(1, 40), st.integers(1, 12))
+def test_an_ejection_lasts_base_times_how_often_up_to_the_most(base: int, times: int, rounds: int) -> None:
+    """Seconds of base, most as a multiple of it; each probe is bad. Never longer than the most."""
+    s = Setup(base_ms=base * 1000, most_ms=base * times * 1000)
+    s.result(1, E5XX, 5)
+    for ejections in range(1, rounds + 1):
+        assert s.until(1) == base * min(ejections, times)
+        s.now = s.state(1)["ejected_until"] - 1
+        assert not any(s.pick() == (1, probe) for probe in (False, True) for _ in range(10))
+        s.now += 1
+        assert s.probe() == 1
+        s.result(1, E5XX, probe=True)
+
+
 def test_one_good_interval_forgives_one_ejection() -> None:
     s = Setup(base_ms=1000, interval_ms=5000)
     s.result(1, E5XX, 5)
