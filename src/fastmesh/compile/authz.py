@@ -63,7 +63,7 @@ def decoded(text: str) -> bytes:
 
 
 def net_key(text: str, path: str) -> Key:
-    from fastmesh.compile.snapshot import address_bytes
+    from fastmesh.compile.packing import address_bytes
 
     address, slash, bits = text.partition("/")
     family, raw = address_bytes(address, path)

@@ -374,8 +374,7 @@ cdef int established(Tls *t) noexcept nogil:
     cdef X509 *x = SSL_get0_peer_certificate(t.ssl)
     cdef const char *why = NULL
     drop_sni(&t.auth)
-    t.done = 1
-    t.more = 1                                             # the last flight may have brought data along
+    t.done = t.more = 1                                    # the last flight may have brought data along
     t.peer_cert = x != NULL
     t.resumed = SSL_session_reused(t.ssl) == 1
     if t.resumed and x != NULL:

@@ -155,3 +155,29 @@ cdef int access_judge(Exchange *ex, Msg *m, const ListenerState *l) noexcept nog
         return deny(ex, m, v.rule, (a.flags & AZ_TELL) != 0)
     stat_inc(w.seg.stats, ST_RBAC_ALLOWED)
     return FM_OK
+
+
+cdef bint access_session(Worker *w, const ListenerState *l, Conn *conn, bint shown, const Addr *peer, AuthzVerdict *v) noexcept nogil:
+    cdef const SnapAuthz *a = <const SnapAuthz *>snap_at(&w.snap, w.snap.h.authz.off) + l.authz
+    cdef AuthzReq q
+    cdef Addr here
+    cdef char sid[2048]          # SPIFFE_ID_MAX
+    memset(&q, 0, sizeof(q))
+    q.port = a.port if a.port else l.port
+    if shown:
+        q.identity = slice_of(sid, tls_peer_id(conn.tls, sid, sizeof(sid)))
+    take_address(&q.source, peer)
+    take_address(&q.remote, peer)
+    if a.flags & AZ_DEST_IP:
+        sock_local(conn.src.fd, &here)
+        take_address(&q.dest, &here)
+    authz_judge(&w.snap, a, &q, v)
+    if v.audited:
+        stat_inc(w.seg.stats, ST_RBAC_AUDITED)
+    if v.dry_allowed:
+        stat_inc(w.seg.stats, ST_RBAC_SHADOW_ALLOWED)
+    elif v.dry_denied:
+        stat_inc(w.seg.stats, ST_RBAC_SHADOW_DENIED)
+    if not v.denied:
+        stat_inc(w.seg.stats, ST_RBAC_ALLOWED)
+    return not v.denied

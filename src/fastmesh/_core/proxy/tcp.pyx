@@ -16,12 +16,14 @@ from fastmesh._core.net.reactor cimport SCRATCH_BYTES
 from fastmesh._core.net.sock cimport Addr, sock_error, sock_local
 from fastmesh._core.net.splice cimport Pipe, pipe_give, pipe_take, splice_in, splice_out
 from fastmesh._core.net.tls cimport tls_resumed
+from fastmesh._core.policy.authz cimport AuthzVerdict
 from fastmesh._core.policy.lb cimport LbView, lb_pick, rng_next
 from fastmesh._core.policy.lb_ewma cimport EWMA_PENALTY_NS, ewma_observe
 from fastmesh._core.policy.outlier cimport OUT_LOCAL, OUT_OK, outlier_observe, outlier_release
 from fastmesh._core.policy.router cimport RouteMatch
 from fastmesh._core.policy.router_tcp cimport router_tcp
 from fastmesh._core.proto.tls_hello cimport HELLO_MOST, HELLO_WIRE_MOST, TlsHello, tls_hello
+from fastmesh._core.proxy.access cimport access_session
 from fastmesh._core.proxy.ctx cimport (
     DOWN_TCP, TF_DOWN_EOF, TF_PROBE, TF_UP_EOF, TS_CONNECT, TS_GONE, TS_HELLO, TS_OPEN, Down, ListenerState, Tcp, Worker)
 from fastmesh._core.proxy.down cimport down_begin, down_end, down_secured, down_unsecured
@@ -34,7 +36,7 @@ from fastmesh._core.proxy.upstream cimport upstream_dial, upstream_dial_failed, 
 from fastmesh._core.shm.snapshot cimport (
     HASH_SOURCE, LF_SNI, L_GATEWAY, L_INBOUND, SNAP_NONE, TLS_DISABLE, TLS_STRICT, SnapCluster, SnapEndpoint, snap_at, snap_cluster, snap_str)
 from fastmesh._core.shm.stats cimport (
-    DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_DT, RF_NC, RF_NR, RF_OM, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, ST_CX_CLOSED,
+    SEC_MTLS, ST_RBAC_DENIED, DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_DT, RF_NC, RF_NR, RF_OM, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, ST_CX_CLOSED,
     ST_CX_OVERFLOW, ST_CX_TOTAL, ST_PAUSES, ST_POOL_FULL, ST_TCP_AGE, ST_TCP_CONNECT_AGAIN, ST_TCP_CONNECT_FAIL, ST_TCP_DOWN_RESET, ST_TCP_HELLO_BAD,
     ST_TCP_HELLO_LATE, ST_TCP_IDLE, ST_TCP_NO_HEALTHY, ST_TCP_NO_ROUTE, ST_TCP_OVERFLOW, ST_TCP_OVERLOAD, ST_TCP_SPLICED, ST_TCP_TOTAL, ST_TCP_UP_RESET,
     ST_TLS_ACCEPT_FAIL, ST_TLS_CONNECT, ST_TLS_CONNECT_RESUMED, ST_UP_CX_TIMEOUT, stat_add, stat_inc)
@@ -172,7 +174,12 @@ cdef void route(Tcp *t, Slice name) noexcept nogil:
     cdef const SnapCluster *c
     cdef Addr called
     cdef int rc = FM_ENOROUTE
+    cdef AuthzVerdict verdict
     conn_deadline(t.conn, 0)
+    if t.listener.authz != SNAP_NONE and not access_session(w, t.listener, t.conn, t.security == SEC_MTLS, &t.peer_addr, &verdict):
+        tcp_log_keep(t, name, slice_of(NULL, 0), verdict.rule)
+        refuse(t, 0, ST_RBAC_DENIED, b"rbac_access_denied")
+        return
     sock_local(t.conn.src.fd, &called)
     if w.snap.h != NULL and t.listener.table != SNAP_NONE:
         rc = router_tcp(&w.snap, t.listener.table, name, called.family, called.a, <uint32_t>(rng_next(&w.rng) >> 32), &rm)
@@ -204,7 +211,7 @@ cdef void dial(Tcp *t) noexcept nogil:
         refuse(t, RF_NC, ST_TCP_NO_ROUTE, b"cluster_not_found")
         return
     view(t, c, &v, &probe)
-    ep = lb_pick(&w.snap, c, &v, &w.rng, t.last_cell)
+    ep = lb_pick(&w.snap, c, &v, &w.rng)
     if ep == NULL:
         if t.tries:
             refuse(t, RF_UF, ST_TCP_CONNECT_FAIL, b"remote_connection_failure")
@@ -243,7 +250,11 @@ cdef void view(Tcp *t, const SnapCluster *c, LbView *v, bint *probe) noexcept no
     v.self_row = t.w.seg.self_row
     v.now_ns = t.w.r.now_ns
     v.rr = t.w.rr
+    v.dice = t.w.dice
+    v.shares = t.w.shares
     v.probe = probe
+    v.tried = &t.last_cell
+    v.ntried = t.last_cell != SNAP_NONE
     if c.hash_on == HASH_SOURCE and t.peer_addr.family:  # nothing else that is hashed has a session
         v.key = source_hash(&t.peer_addr, False)
         v.keyed = True

@@ -164,6 +164,8 @@ cdef void cut_denied(Worker *w) noexcept nogil:
                 stat_inc(w.seg.stats, ST_TLS_PEER_IDENTITY)
                 if d.version == DOWN_H2:
                     h2s_cut(<H2s *>d)
+                elif d.version == DOWN_TCP:
+                    tcp_cut(<Tcp *>d)
                 else:
                     h1s_cut(<H1s *>d)
         d = nxt
