@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -286,8 +287,15 @@ def test_a_sidecar_that_cannot_start_is_another_status(
     assert run.process.wait(40) == 125
     assert "the port is in use" in run.process.stderr and "never" not in run.process.stdout
     taken.close()
-    mesh.cli("token", "delete", "all", status=None)
-    late = start("late", ["true"], "--start-timeout", "300ms")
+    # A control plane that never answers: nothing listens at its addresses.
+    bundle = json.loads(mesh.bundle("late").read_text())
+    addresses = [name for name, value in bundle.items() if "tcp://" in str(value)]
+    dead = {name: f"tcp://127.0.0.1:{free_port()}" for name in addresses}
+    assert dead
+    nowhere = tmp_path / "nowhere.json"
+    nowhere.write_text(json.dumps(bundle | dead))
+    nowhere.chmod(0o600)
+    late = start("late", ["true"], "--start-timeout", "300ms", "--join", str(nowhere))
     assert late.process.wait(40) == 125
     assert re.search(r"the sidecar is not ready after 0.3 s: \S", late.process.stderr)
     bad = tmp_path / "bad.json"

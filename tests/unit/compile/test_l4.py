@@ -262,7 +262,8 @@ def test_tcp_rules_of_sidecars_and_what_they_depend_on() -> None:
 
 SPEC: Any = {
     "bundle": {}, "service": "web", "namespace": "default", "version": "", "app": ("127.0.0.1", 80),
-    "app_protocol": "", "inbound": ("0.0.0.0", 15006), "address": "", "outbound": ("127.0.0.1", 15001), "locality": "",
+    "app_protocol": "", "inbound": ("0.0.0.0", 15006), "address": "", "outbound": ("127.0.0.1", 15001),
+    "locality": "",
 }  # fmt: skip
 IDENTITY = identity_contexts(b"key", b"chain", b"roots", "cluster.local")
 
