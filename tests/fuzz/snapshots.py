@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+from shim.authz_shim import Judge
 from shim.policy_shim import Balancer, Request, Router
 from shim.shm_shim import Frozen, WorkerView, checksum
 
@@ -56,6 +57,47 @@ LIMITS = [
     {"owner": "r", "most": 9, "fill": 1, "fill_ms": 10, "per": "identity"},
     {"owner": "r", "most": 1, "fill": 1, "fill_ms": 1000, "per": "route"},
 ]
+SOURCES = [
+    {
+        "principals": ["d/ns/n/sa/a", "*"],
+        "notNamespaces": ["n*m", "x"],
+        "notIpBlocks": ["10.0.0.0/8", "fd00::/9"],
+    },
+    {"remoteIpBlocks": ["192.0.2.0/24"], "serviceAccounts": ["n/a"]},
+]
+OPERATIONS = [
+    {"hosts": ["a.com", "*.a.com"], "paths": ["/d", "/p*", "*new", "/r{*}/x/{**}"], "notMethods": ["PUT"]},
+    {"ports": ["15001", "1"], "notPaths": ["/e"]},
+]
+WHEN = [
+    {"key": "request.headers[x-a]", "values": ["abc", "d*"], "notValues": ["*c"]},
+    {"key": "destination.ip", "notValues": ["127.0.0.2"]},
+]
+RULE = {
+    "from": [{"source": source} for source in SOURCES],
+    "to": [{"operation": operation} for operation in OPERATIONS],
+    "when": WHEN,
+}
+AUTHZ = {
+    "port": 1,
+    "policies": [
+        {
+            "name": action,
+            "namespace": "n",
+            "action": action,
+            "rules": [RULE, *more],
+            "dry_run": dry,
+            "tell": dry,
+        }
+        for action, more, dry in (
+            ("DENY", [], False),
+            ("ALLOW", [{"to": [{"operation": {"methods": ["*"]}}]}], False),
+            ("AUDIT", [{}], False),
+            ("DENY", [], True),
+            ("ALLOW", [], True),
+        )
+    ],
+}
 
 
 def everything() -> dict[str, Any]:
@@ -172,7 +214,14 @@ def everything() -> dict[str, Any]:
             cluster("empty"),
         ],
         listeners=[
-            {"name": "outbound", "kind": "outbound", "address": "::", "port": 15001, "table": "main"},
+            {
+                "name": "outbound",
+                "kind": "outbound",
+                "address": "::",
+                "port": 15001,
+                "table": "main",
+                "authz": AUTHZ,
+            },
             {
                 "name": "inbound",
                 "kind": "inbound",
@@ -181,6 +230,7 @@ def everything() -> dict[str, Any]:
                 "table": "main",
                 "tls_mode": "permissive",
                 "tls": ["id", "second"],
+                "authz": AUTHZ,
             },
             {
                 "name": "gateway",
@@ -256,8 +306,18 @@ def request(method: bytes, host: bytes, target: bytes, fields: tuple[bytes, ...]
     return Request(method=method, host=host, path=path, query=query, headers=pairs)
 
 
+# ---- who asks
+
+PEERS: list[dict[str, Any]] = [
+    {"identity": b"d/ns/n/sa/a", "source": b"\x0a\0\0\1", "remote": b"\xc0\0\2\1", "dest": b"\x7f\0\0\2"},
+    {"identity": b"d/ns/n1m/sa/" + b"a" * 300, "source": b"\xfd" + b"\0" * 15, "dest": b"\0" * 16},
+    {"identity": b"other"},
+    {"http": False},
+]
+
+
 class Readers:
-    """Matcher, balancer and rehearsal (explain) over bytes that snap_check took."""
+    """Matcher, authorization, balancer and rehearsal (explain) over bytes that snap_check took."""
 
     def __init__(self) -> None:
         self.worker = WorkerView(Segment.create(2), 0)
@@ -274,12 +334,24 @@ class Readers:
         for key in (None, 0, 2**64 - 1, 0x123456789ABCDEF):
             balancer.pick_all(key)
 
+    def judge(self, frozen: Frozen) -> None:
+        try:
+            judge = Judge(frozen)
+        except ValueError:  # a change took the policies from the first listener
+            return
+        for method, host, target, fields in HEADS:
+            path = target.partition(b"?")[0]
+            pairs = [(name, value.strip()) for name, _, value in (f.partition(b":") for f in fields)]
+            for peer in PEERS:
+                with contextlib.suppress(ValueError):  # the name of a rule that is no text
+                    judge.judge(method=method, host=host, path=path, headers=pairs, **peer)
+
     def explain(self, data: bytes, listeners: list[str], questions: list[bytes]) -> None:
         for name in listeners:
             for asked in questions:
                 # a pattern or text that is none; a listener of another name
                 with contextlib.suppress(ValueError, KeyError):
-                    explain.explain(data, name, asked, name == "inbound")
+                    explain.explain(data, name, asked, name == "inbound", b"spiffe://d/ns/n/sa/a")
 
     def run(self, data: bytes, rng: random.Random | None = None) -> bool:
         """Whether it was taken; then all was asked of it (with rng: little of explain, which is slow)."""
@@ -287,6 +359,7 @@ class Readers:
         if frozen.check() is not None:
             return False
         self.match(frozen)
+        self.judge(frozen)
         if rng is None:
             self.explain(data, LISTENERS, self.questions)
         elif rng.random() < 0.2:

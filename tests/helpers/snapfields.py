@@ -1,5 +1,5 @@
-"""Every field of a packed config (shm/snapshot.pxd), with its place: read from the declarations, so that a
-field that is added is known here, too."""
+"""Every field of a packed config (shm/snapshot.pxd, shm/authztab.pxd), with its place: read from the
+declarations, so that a field that is added is known here, too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from helpers.cysource import CORE
 
-DECLARED: Final = (CORE / "shm/snapshot.pxd").read_text()
+DECLARED: Final = "".join((CORE / "shm" / name).read_text() for name in ("snapshot.pxd", "authztab.pxd"))
 NUMBERS: Final = {"uint8_t": 1, "uint16_t": 2, "uint32_t": 4, "uint64_t": 8}
 FORMS: Final = {1: "<B", 2: "<H", 4: "<I", 8: "<Q"}
 # Sections of the header whose elements are not of the struct that is called like the section.
@@ -35,6 +35,9 @@ ELEMENTS: Final = {
     "limits": "SnapLimit",
     "levels": "SnapLevel",
     "paths": "SnapPath",
+    "authz": "SnapAuthz",
+    "authz_dims": "SnapAuthzDim",
+    "authz_keys": "SnapAuthzKey",
 }
 
 
