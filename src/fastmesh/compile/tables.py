@@ -55,6 +55,7 @@ RETRY_ON = {
     "internal": 1024,
     "resource-exhausted": 2048,
     "retriable-status-codes": 4096,
+    "envoy-ratelimited": 8192,
 }
 MAX_STATUSES = 16
 MAX_OPS = 128  # as SNAP_MAX_OPS

@@ -46,7 +46,9 @@ of a file are told at once, with file and line. This page is generated from the 
   Whatever a route says, retries of a cluster are at most 20 % of its requests in flight, and always 3
   (`trafficPolicy.retryBudget` sets both). A retry goes to an endpoint that the request has not been at yet
   while there is one that can be used, and else to any but the last one; with
-  `retryIgnorePreviousHosts: false` it may go to the same again at once.
+  `retryIgnorePreviousHosts: false` it may go to the same again at once. An answer that says
+  `x-envoy-ratelimited` (a rate limit of Envoy's or of ours) is retried on `envoy-ratelimited` only,
+  whatever its status, as in Envoy.
 - Limits are on by default and hold for all workers of a proxy together: 1024 connections, 1024 requests that
   wait for one, 1024 requests in flight (Envoy's defaults; Istio has none). Above them: 503 with the flag UO.
 - `outlierDetection` ejects for all workers of a proxy at once. When the time of an ejection is over, one

@@ -44,6 +44,7 @@ RETRY_ON: Final = (
     "gateway-error",
     "retriable-4xx",
     "retriable-status-codes",
+    "envoy-ratelimited",
     "cancelled",
     "deadline-exceeded",
     "internal",
@@ -51,13 +52,14 @@ RETRY_ON: Final = (
     "unavailable",
 )
 """What the data plane retries on; from `cancelled` on: the status that a gRPC request is answered with."""
-RETRY_ON_LATER: Final = frozenset(
-    {
-        "envoy-ratelimited",
-        "retriable-headers",
-        "http3-post-connect-failure",
-    }
-)
+RETRY_ON_NEVER: Final = {
+    "retriable-headers": (
+        "Istio has no field for the names of the headers: it retries nothing",
+        "name statuses (429, 503) or envoy-ratelimited",
+    ),
+    "http3-post-connect-failure": ("no upstream is spoken to in HTTP/3", "remove it"),
+}
+"""What Istio takes and is a condition of nothing here: the reason, and what to do."""
 
 
 def export_to_rule(value: str, r: Reporter) -> None:
@@ -329,10 +331,11 @@ def _retry_on(value: str, r: Reporter) -> None:
     for word in (w.strip() for w in value.split(",")):
         if word in RETRY_ON or (word.isdigit() and 200 <= int(word) <= 599):
             continue
-        if word in RETRY_ON_LATER:
-            r.add(f"{word}: {NOT_YET}", f"today: {', '.join(RETRY_ON)}")
+        if word in RETRY_ON_NEVER:
+            why, hint = RETRY_ON_NEVER[word]
+            r.add(f"{word}: {why}", hint)
         else:
-            r.add(f"{clip(word)} is not a retry condition", f"today: {', '.join(RETRY_ON)}")
+            r.add(f"{clip(word)} is not a retry condition", f"known: {', '.join(RETRY_ON)}")
 
 
 def _retries(d: dict[str, Any], r: Reporter) -> None:

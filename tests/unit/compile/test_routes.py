@@ -189,6 +189,10 @@ ACTIONS: list[tuple[str, dict[str, Any]]] = [
         {"dests": DESTS, "retries": {"attempts": 1, "retry_on": ["connect-failure", "reset-before-request"]}},
     ),
     (
+        "retries: {attempts: 1, retryOn: 'envoy-ratelimited'}\nroute: [{destination: {host: b.example}}]",
+        {"dests": DESTS, "retries": {"attempts": 1, "retry_on": ["envoy-ratelimited"]}},
+    ),
+    (
         "rewrite: {uri: /new}\nroute: [{destination: {host: b.example}}]",
         {**FORWARD, "path": {"op": "prefix", "value": "/"}, "rewrite": {"path": "/new"}},
     ),

@@ -12,6 +12,7 @@ from shim.shm_shim import Frozen, WorkerView
 from fastmesh._core.shm import segment as seg
 from fastmesh.compile.cells import CellMap
 from fastmesh.compile.tables import HEADER_IDS, RETRY_ON, normal_domain
+from fastmesh.model.schema_virtualservice import RETRY_ON as RETRY_ON_WORDS
 from helpers.irconf import cluster, config, packed, route, vhost
 
 SERVER = {"name": "id", "server": True, "cert": b"C", "key": b"K"}
@@ -248,6 +249,12 @@ def test_grpc_statuses_are_conditions_of_retries():
     bits = [RETRY_ON[name] for name in every]
     assert len(set(bits)) == 5 and all(bit & (bit - 1) == 0 for bit in bits)
     assert Frozen(packed(changed(retries={"attempts": 1, "retry_on": every}))).check() is None
+
+
+def test_every_condition_of_retries_that_the_language_has_is_a_bit_of_its_own():
+    bits = [RETRY_ON[name] for name in RETRY_ON_WORDS]
+    assert sum(bits) == 2 ** len(bits) - 1 and set(RETRY_ON) == set(RETRY_ON_WORDS)
+    assert Frozen(packed(changed(retries={"attempts": 1, "retry_on": RETRY_ON_WORDS}))).check() is None
 
 
 def test_a_single_destination_without_a_weight_takes_all():

@@ -299,8 +299,15 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     (
         "VirtualService",
         "http[0].retries",
-        {"attempts": 1, "retryOn": "connect-failure,envoy-ratelimited"},
-        "http[0].retries.retryOn: envoy-ratelimited: not implemented yet",
+        {"attempts": 1, "retryOn": "connect-failure,retriable-headers"},
+        "http[0].retries.retryOn: retriable-headers: Istio has no field for the names of the headers: "
+        "it retries nothing",
+    ),
+    (
+        "VirtualService",
+        "http[0].retries",
+        {"attempts": 1, "retryOn": "5xx,http3-post-connect-failure"},
+        "http[0].retries.retryOn: http3-post-connect-failure: no upstream is spoken to in HTTP/3",
     ),
     (
         "VirtualService",

@@ -9,7 +9,7 @@ from fastmesh._core.base.timer cimport timer_del, timer_set
 from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.policy.breaker cimport breaker_request_done, breaker_retry, breaker_retry_done
 from fastmesh._core.policy.lb cimport LbView, lb_pick, rng_next
-from fastmesh._core.policy.retry cimport retry_backoff_ms, retry_on_status
+from fastmesh._core.policy.retry cimport retry_backoff_ms, retry_on_limited, retry_on_status
 
 from fastmesh._core.proto.h2_frame cimport H2_CANCEL
 from fastmesh._core.proto.hygiene cimport hygiene_response
@@ -467,6 +467,7 @@ cdef void exchange_response_head(Exchange *ex, Msg *m) noexcept nogil:
     wanted = retry_on_status(m.status, ex.plan.statuses, ex.plan.nstatuses)
     if m.body == BODY_NONE and call_status(ex, m.hdr, <int>m.nhdr):
         wanted |= call_retry_on(ex)  # trailers only: the call may be made again
+    wanted = retry_on_limited(wanted, ex.plan.retry_on, m)
     learn_answer(ex, m.status)
     if wanted and not attempts_over(ex, m) and retry(ex, wanted):
         return
