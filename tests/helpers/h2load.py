@@ -20,17 +20,17 @@ class Result(NamedTuple):
 
 
 class H2load:
-    """Kept HTTP/1.1 connections that ask for `path`, `count` requests in all; at most `rate` a
-    second on each."""
+    """Kept connections (HTTP/1.1, or with `h2` HTTP/2 of ten streams at a time) that ask for `path`, `count`
+    requests in all; at most `rate` a second on each."""
 
     def __init__(
         self, directory: Path, port: int, count: int, clients: int = 16, rate: int = 0, path: str = "/",
-        host: str = "",
+        host: str = "", h2: bool = False,
     ) -> None:  # fmt: skip
         binary = shutil.which("h2load")
         if binary is None:
             pytest.skip("h2load is not installed")
-        options = ["--h1", f"-n{count}", f"-c{clients}", "-t1"]
+        options = ["-m10" if h2 else "--h1", f"-n{count}", f"-c{clients}", "-t1"]
         if rate:
             options.append(f"--rps={rate}")
         if host:
