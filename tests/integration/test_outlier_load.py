@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,23 +57,29 @@ def fail(backend: Backend, how: str) -> None:
         os.killpg(backend.process.pid, signal.SIGSTOP)
 
 
+WAYS = ["answers 500", "is gone", "hangs"]
+RETRIES = f'{{attempts: 3, perTryTimeout: {PATIENCE}, retryOn: "5xx,reset,connect-failure"}}'
+
+
+def site(port: int, backends: list[Backend], protocol: str, route: str, policy: str = "") -> str:
+    outlier = f"consecutive5xxErrors: {THRESHOLD}, baseEjectionTime: 1h, maxEjectionPercent: 100"
+    return istio.text(
+        istio.gateway(istio.http(port)),
+        istio.routes(f"- route: [{{destination: {{host: app.local}}}}]\n{textwrap.indent(route, '  ')}"),
+        istio.service("app", *(b.port for b in backends), protocol=protocol),
+        istio.policy(
+            "app", f"loadBalancer: {{simple: ROUND_ROBIN}}\noutlierDetection: {{{outlier}}}\n{policy}"
+        ),
+    )
+
+
 @pytest.mark.parametrize("protocol", ["HTTP", "HTTP2"])
-@pytest.mark.parametrize("how", ["answers 500", "is gone", "hangs"])
+@pytest.mark.parametrize("how", WAYS)
 def test_errors_are_bounded_by_the_threshold_and_what_is_in_flight(
     tmp_path: Path, backends: list[Backend], how: str, protocol: str
 ) -> None:
     port = free_port()
-    outlier = f"consecutive5xxErrors: {THRESHOLD}, baseEjectionTime: 1h, maxEjectionPercent: 100"
-    text = istio.text(
-        istio.gateway(istio.http(port)),
-        istio.routes(
-            "- route: [{destination: {host: app.local}}]\n"
-            f"  timeout: {PATIENCE}\n"
-            "  retries: {attempts: 0}"
-        ),
-        istio.service("app", *(b.port for b in backends), protocol=protocol),
-        istio.policy("app", f"loadBalancer: {{simple: ROUND_ROBIN}}\noutlierDetection: {{{outlier}}}"),
-    )
+    text = site(port, backends, protocol, f"timeout: {PATIENCE}\nretries: {{attempts: 0}}")
     edge = EdgeProxy(tmp_path, text, "--access-log", "off")
     edge.start()
     loads = [H2load(tmp_path, port, REQUESTS, CLIENTS)]
@@ -90,5 +97,30 @@ def test_errors_are_bounded_by_the_threshold_and_what_is_in_flight(
     finally:
         for load in loads:
             load.kill()
+        edge.kill()
+        print(edge.process.report())
+
+
+@pytest.mark.parametrize("protocol", ["HTTP", "HTTP2"])
+@pytest.mark.parametrize("how", WAYS)
+def test_with_retries_clients_see_nothing_of_it(
+    tmp_path: Path, backends: list[Backend], how: str, protocol: str
+) -> None:
+    """With a budget for all that are in flight at once: all may hang at the endpoint before it is ejected."""
+    port = free_port()
+    text = site(port, backends, protocol, f"retries: {RETRIES}", "retryBudget: {minRetryConcurrency: 1000}")
+    edge = EdgeProxy(tmp_path, text, "--access-log", "off")
+    edge.start()
+    load = H2load(tmp_path, port, REQUESTS, CLIENTS)
+    try:
+        wait_for(lambda: edge.stat("rq_done") > REQUESTS / 10, 60, "load")
+        assert edge.stat("rq_retry") == 0
+        fail(backends[0], how)
+        result = load.result()
+        assert result.lost == 0 and result.statuses == {2: REQUESTS}
+        assert edge.stat("od_ejections") == 1 and edge.stat("rq_retry_overflow") == 0
+        assert THRESHOLD <= edge.stat("rq_retry") <= 3 * (THRESHOLD + CLIENTS)
+    finally:
+        load.kill()
         edge.kill()
         print(edge.process.report())
