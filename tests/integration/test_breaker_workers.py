@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import threading
@@ -79,6 +80,10 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
     made.close()
 
 
+def readable(peer: Peer) -> bool:
+    return bool(select.select([peer.sock], [], [], 0)[0])
+
+
 REQUESTS = f"connectionPool: {{http: {{http2MaxRequests: {MOST}}}}}"
 
 
@@ -128,3 +133,28 @@ def test_connections_are_counted_over_all_workers(site: Site) -> None:
     assert [peer.answer()[0] for peer in peers] == [200] * n
     assert site.up.connections <= MOST + 2
     assert site.breakers()["rq_pending"] == 0
+
+
+@pytest.mark.parametrize("site", ["connectionPool: {http: {http2MaxRequests: 12}}"], indirect=True)
+def test_one_worker_is_killed_and_the_others_live_on(site: Site) -> None:
+    """What it held comes back while they are at work; what they hold is still counted, and still answered."""
+    peers = [site.ask() for _ in range(40)]
+    wait_for(lambda: site.edge.stat("rq_overflow") + site.up.now == 40)
+    refused = [peer for peer in peers if readable(peer)]
+    assert {peer.answer()[0] for peer in refused} == {503}
+    held = [peer for peer in peers if peer not in refused]
+    victim = min(site.edge.worker_pids())
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: victim not in site.edge.worker_pids() and len(site.edge.worker_pids()) == 3)
+    lost = [peer for peer in held if readable(peer)]
+    assert all(not peer.more() for peer in lost)
+    kept = len(held) - len(lost)
+    wait_for(lambda: site.breakers()["rq_active"] == site.breakers()["cx_active"] == kept, what="the gauges")
+    site.edge.wait_ready()
+    # The slots that came back can be had, and no others (but one by each worker that looks at that moment).
+    more = [site.ask() for _ in range(20)]
+    wait_for(lambda: sum(map(readable, more)) + site.breakers()["rq_active"] - kept == 20)
+    site.up.go.set()
+    assert {peer.answer()[0] for peer in held if peer not in lost} <= {200}
+    assert len(lost) <= [peer.answer()[0] for peer in more].count(200) <= len(lost) + 2
+    site.edge.idle()
