@@ -110,6 +110,7 @@ COUNTERS = {
     "hc_unhealthy": "Endpoints that active health checks found unhealthy.",
     "hc_healthy": "Endpoints that active health checks found healthy.",
     "hc_deferred": "Times that active health checks were due and had to wait: too many were in flight.",
+    "rq_client_retry": "Requests that clients have repeated by themselves after a failure.",
     "rq_retry_given_up": "Retries not made because a hop further down the chain has used them up.",
     "rq_retry_overflow": "Retries that the retry budget or maxRetries did not allow.",
     "h2_cx": "HTTP/2 connections, of clients and to upstreams.",

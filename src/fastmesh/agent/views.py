@@ -226,7 +226,8 @@ def success_rate(requests: int, failures: int) -> float:
 
 
 def circuit_breakers(agent: Agent, cluster: Mapping[str, Any]) -> dict[str, int]:
-    """A cluster's limits and what all workers use of them now; `overflows`: what they have refused."""
+    """A cluster's limits and what all workers use of them now; `overflows`: what they have refused;
+    `client_retries`: requests that clients have repeated on top of the proxy's own retries."""
     from fastmesh._core.shm import clusters as cells
     from fastmesh._core.shm.segment import cluster_id
     from fastmesh.compile.snapshot import LIMITS, MAX_CONNECTIONS
@@ -242,6 +243,7 @@ def circuit_breakers(agent: Agent, cluster: Mapping[str, Any]) -> dict[str, int]
             "rq_pending": used["pending"],
             "rq_retrying": used["retries"],
             "overflows": used["overflows"],
+            "client_retries": used["repeats"],
         }
     return shown
 

@@ -2,7 +2,12 @@
 (policy/giveup)."""
 from fastmesh._core.proto.msg cimport Msg
 from fastmesh._core.proxy.ctx cimport Exchange
+from fastmesh._core.shm.snapshot cimport SnapCluster
 
+cdef void attempts_asked(Exchange *ex, const Msg *m, const SnapCluster *c) noexcept nogil
+"""A request as the client has sent it, on its way to a cluster: counted if the client repeats what has failed here (policy/repeat)."""
+cdef void attempts_ended(Exchange *ex) noexcept nogil
+"""It is over: remembered if it has failed."""
 cdef void attempts_note(Exchange *ex) noexcept nogil
 """An attempt at ex.cell's endpoint is over: the next one goes to another."""
 cdef int attempts_send(Exchange *ex, Msg *m) noexcept nogil

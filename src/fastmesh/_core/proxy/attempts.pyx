@@ -1,13 +1,40 @@
 """What one hop tells another of attempts (L3). See attempts.pxd."""
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from fastmesh._core.base.err cimport FM_OK
 from fastmesh._core.base.view cimport slice_of
 from fastmesh._core.policy.giveup cimport giveup_key, giveup_note, giveup_noted
+from fastmesh._core.policy.repeat cimport repeat_key, repeat_said
+from fastmesh._core.proto.grpc cimport (
+    GRPC_CANCELLED, GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_RESOURCE_EXHAUSTED, GRPC_UNAVAILABLE)
 from fastmesh._core.proto.lists cimport slice_is
 from fastmesh._core.proto.msg cimport H_X_ENVOY_ATTEMPT_COUNT, H_X_FASTMESH_RETRY, HF_DROP, Hdr, Msg, msg_find
-from fastmesh._core.proxy.ctx cimport TRIED_MOST, Exchange
+from fastmesh._core.proxy.ctx cimport TRIED_MOST, XF_GRPC, Exchange
 from fastmesh._core.proxy.forward cimport msg_add
-from fastmesh._core.shm.stats cimport DIR_INBOUND, ST_RQ_RETRY_GIVEN_UP, stat_inc
+from fastmesh._core.shm.snapshot cimport SnapCluster
+from fastmesh._core.shm.stats cimport DIR_INBOUND, ST_RQ_CLIENT_RETRY, ST_RQ_RETRY_GIVEN_UP, stat_inc
+
+
+cdef void attempts_asked(Exchange *ex, const Msg *m, const SnapCluster *c) noexcept nogil:
+    cdef uint64_t key
+    if ex.direction == DIR_INBOUND:
+        return                   # the caller's sidecar has seen it
+    key = repeat_key(m)
+    ex.repeat_key = key
+    if key and giveup_noted(&ex.w.seg, key, ex.w.r.now_ns) or ex.flags & XF_GRPC and repeat_said(m):
+        stat_inc(ex.w.seg.stats, ST_RQ_CLIENT_RETRY)
+        ex.w.seg.cluster_rows[ex.w.seg.self_row].c[c.cell].repeats += 1
+
+
+cdef void attempts_ended(Exchange *ex) noexcept nogil:
+    # what clients repeat: no answer, one that went wrong here (a response flag), 5xx, 429, and what gRPC's default policies retry
+    cdef bint failed
+    if ex.repeat_key == 0:
+        return
+    failed = ex.status == 0 or ex.status >= 500 or ex.status == 429 or ex.rf != 0
+    if ex.grpc:
+        failed = failed or ex.grpc - 1 in (GRPC_CANCELLED, GRPC_DEADLINE_EXCEEDED, GRPC_RESOURCE_EXHAUSTED, GRPC_INTERNAL, GRPC_UNAVAILABLE)
+    if failed:
+        giveup_note(&ex.w.seg, ex.repeat_key, ex.w.r.now_ns)
 
 
 cdef int attempts_send(Exchange *ex, Msg *m) noexcept nogil:

@@ -282,6 +282,7 @@ cdef struct Exchange:
     uint32_t tried[8]            # TRIED_MOST: cells of the endpoints of earlier attempts, the last one first, each once
     uint32_t cluster_cell        # where it is counted (policy/breaker), SNAP_NONE
     uint64_t hash_key            # of consistent hashing (proxy/hashkey), with XF_HASHED
+    uint64_t repeat_key          # by which a failure is remembered (policy/repeat); 0: by none
     const char *details          # RESPONSE_CODE_DETAILS, a literal
     Limited limit
     Plan plan

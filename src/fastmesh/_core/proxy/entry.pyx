@@ -10,6 +10,7 @@ from fastmesh._core.proto.hygiene cimport hygiene_request
 from fastmesh._core.proto.msg cimport (
     BODY_CHUNKED, BODY_NONE, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, MF_UPGRADE, Hdr, Msg)
 from fastmesh._core.proxy.access cimport access_judge
+from fastmesh._core.proxy.attempts cimport attempts_asked
 from fastmesh._core.proxy.call cimport call_begin
 from fastmesh._core.proxy.cors cimport cors_take
 from fastmesh._core.proxy.ctx cimport (
@@ -145,6 +146,8 @@ cdef void entry_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
         return
     if rm.action.mirrors.n and not ex.flags & XF_UPGRADE:
         mirror_plan(ex, rm.action)
+    if not ex.flags & XF_REHEARSED:
+        attempts_asked(ex, m, c)
     if rc == FM_OK:
         rc = forward_request(ex, m, &rm, &target)
     if rc == FM_OK:

@@ -14,7 +14,7 @@ from fastmesh._core.policy.retry cimport retry_backoff_ms, retry_on_limited, ret
 from fastmesh._core.proto.h2_frame cimport H2_CANCEL
 from fastmesh._core.proto.hygiene cimport hygiene_response
 from fastmesh._core.proto.msg cimport BODY_NONE, Hdr, Msg, msg_load
-from fastmesh._core.proxy.attempts cimport attempts_gave_up, attempts_note, attempts_over, attempts_send, attempts_tell
+from fastmesh._core.proxy.attempts cimport attempts_ended, attempts_gave_up, attempts_note, attempts_over, attempts_send, attempts_tell
 from fastmesh._core.proxy.call cimport call_expired, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
     MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CHUNKED_REQ, XF_FAILED, XF_GRPC, XF_HASHED, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE,
@@ -116,6 +116,7 @@ cdef void exchange_finish(Exchange *ex) noexcept nogil:
         learn_left(ex)
         w.seg.rows[w.seg.self_row].e[ex.cell].active -= 1
     if not ex.flags & XF_SHADOW:
+        attempts_ended(ex)
         log_exchange(ex, fm_clock_ns())
     replay_forget(ex)
     block_free(&w.r.bufs, ex.ops)

@@ -55,7 +55,7 @@ cdef struct ClShard:             # 32 bytes; one worker's share: the gauges of c
     uint32_t connections
     uint32_t retries             # attempts beyond the first, in flight or in back-off
     uint64_t overflows           # what a limit has refused, total
-    uint64_t reserved
+    uint64_t repeats             # requests that their client has repeated by itself (policy/repeat), total
 
 cdef struct ClRow:               # a worker's row
     ClShard c[8192]

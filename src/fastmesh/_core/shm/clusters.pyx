@@ -65,11 +65,11 @@ def release(segment: Segment, cell: int) -> None:
 
 
 def stats(segment: Segment, cell: int) -> dict[str, int]:
-    """The gauges of circuit breaking, summed over the workers, what the limits have refused, and endpoints that are ejected, or unhealthy."""
+    """The gauges of circuit breaking, summed over the workers, what the limits have refused and clients repeated, and endpoints that are ejected, or unhealthy."""
     cdef uint32_t i = index_of(cell)
     cdef uint32_t w
     cdef ClShard *c
-    sums = dict.fromkeys(("active", "pending", "connections", "retries", "overflows"), 0)
+    sums = dict.fromkeys(("active", "pending", "connections", "retries", "overflows", "repeats"), 0)
     for w in range(segment.workers):
         c = &segment.cluster_rows_at()[w].c[i]
         sums["active"] += fm_load_relaxed32(&c.active)
@@ -77,6 +77,7 @@ def stats(segment: Segment, cell: int) -> dict[str, int]:
         sums["connections"] += fm_load_relaxed32(&c.connections)
         sums["retries"] += fm_load_relaxed32(&c.retries)
         sums["overflows"] += fm_load_relaxed(&c.overflows)
+        sums["repeats"] += fm_load_relaxed(&c.repeats)
     return {
         **sums, "ejected": fm_load_relaxed32(&segment.cluster_cells_at()[i].ejected),
         "unhealthy": fm_load_relaxed32(&segment.cluster_cells_at()[i].unhealthy),

@@ -133,6 +133,7 @@ COUNTER_NAMES = (
     "tcp_hello_bad",
     "tcp_hello_late",
     "tcp_spliced",
+    "rq_client_retry",
 )
 # Response flags as bits (RF_*): Envoy's letters.
 FLAG_NAMES = {

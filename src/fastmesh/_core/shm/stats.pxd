@@ -110,6 +110,7 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_TCP_HELLO_BAD             # TLS passthrough: no ClientHello, or none that can be read
     ST_TCP_HELLO_LATE            # ... not in time
     ST_TCP_SPLICED               # bytes that were not copied
+    ST_RQ_CLIENT_RETRY           # requests that their client has repeated by itself after a failure (policy/repeat)
     ST_N                         # must be last
 
 cdef enum:
