@@ -133,6 +133,13 @@ def _http_match(d: dict[str, Any], r: Reporter) -> None:
             r.warn("no path begins so: this never matches", "begin with /", at=("uri", op))
         if op in method and method[op] != method[op].upper():
             r.warn("methods are case-sensitive and in upper case: this never matches", at=("method", op))
+    if "exact" in method and method["exact"] and not fmt.is_token(method["exact"]):
+        r.add(f"{clip(method['exact'])} is not a method: this never matches", at=("method", "exact"))
+    for name, wanted in d.get("headers", {}).items():
+        if d.get("withoutHeaders", {}).get(name) == wanted:
+            r.add(
+                "contradicts headers: this never matches", "remove one of both", at=("withoutHeaders", name)
+            )
     if d.get("ignoreUriCase") and "regex" in d.get("uri", {}):
         r.warn(
             "is without effect on a regex, as in Istio", "begin the regex with (?i)", at=("ignoreUriCase",)
@@ -168,10 +175,17 @@ PORT_SELECTOR: Final = Message(
     },
 )
 
+
+def _destination_host(value: str, r: Reporter) -> None:
+    if value == "*":
+        r.add('"*" is no service', "name the host of one, or *.suffix as its ServiceEntry has it")
+    fmt.wildcard_host(value, r)
+
+
 DESTINATION: Final = Message(
     "Destination",
     {
-        "host": req(Str(fmt.wildcard_host, empty=False)),
+        "host": req(Str(_destination_host, empty=False)),
         "subset": Str(fmt.subset_name),
         "port": PORT_SELECTOR,
     },

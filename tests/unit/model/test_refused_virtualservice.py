@@ -199,6 +199,30 @@ REFUSED: list[tuple[str, str, Any, str]] = [
         {"directResponse": {"status": 200, "body": {"bytes": "%"}}},
         "http[0].directResponse.body.bytes: is not valid base64",
     ),
+    (
+        "VirtualService",
+        "http[0].match[0].method",
+        {"exact": "G T"},
+        'http[0].match[0].method.exact: "G T" is not a method: this never matches',
+    ),
+    (
+        "VirtualService",
+        "http[0].match",
+        [{"headers": {"x": {"prefix": "a"}}, "withoutHeaders": {"x": {"prefix": "a"}}}],
+        "http[0].match[0].withoutHeaders.x: contradicts headers: this never matches",
+    ),
+    (
+        "VirtualService",
+        "http[0].route[0].destination.host",
+        "*",
+        'http[0].route[0].destination.host: "*" is no service',
+    ),
+    (
+        "VirtualService",
+        "http[0].route",
+        [{"destination": {"host": "a"}, "weight": 0}, {"destination": {"host": "b"}, "weight": 0}],
+        "http[0].route: all weights are 0: no destination would get a request",
+    ),
     ("VirtualService", "http[0].rewrite", {}, "http[0].rewrite: must rewrite something"),
     ("VirtualService", "http[0].rewrite", {"uri": "x"}, "http[0].rewrite.uri: must begin with /"),
     (
