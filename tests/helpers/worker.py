@@ -107,7 +107,8 @@ class Upstream:
         self.sock = listening()
         self.port: int = self.sock.getsockname()[1]
         self.handler = handler or self.serve
-        self.connections = 0
+        self.connections = 0  # accepted
+        self.ended = 0  # of those, how many have been read to their end
         self.heads: list[bytes] = []
         self.bodies: list[bytes] = []
         self.response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -132,6 +133,7 @@ class Upstream:
             self.failure = wrong
         finally:
             peer.close()
+            self.ended += 1
 
     def request(self, peer: Peer) -> bytes:
         """Read one request; its head is kept in `heads`, its body in `bodies`. b"" at the end of the connection."""
