@@ -9,7 +9,7 @@ from fastmesh._core.net.tls cimport tls_peer_id
 from fastmesh._core.policy.authz cimport AuthzAddr, AuthzReq, AuthzVerdict, authz_judge
 from fastmesh._core.proto.msg cimport H_NONE, H_X_FORWARDED_FOR, HF_DROP, MF_ABSOLUTE, Msg
 from fastmesh._core.proto.pathnorm cimport PATH_REFUSED, PATH_SAME, path_normalize
-from fastmesh._core.proxy.ctx cimport AU_AUDITED, AU_DRY_ALLOWED, AU_DRY_DENIED, XF_REHEARSED, Exchange, ListenerState, Worker
+from fastmesh._core.proxy.ctx cimport AU_AUDITED, AU_DRY_ALLOWED, AU_DRY_DENIED, XF_REHEARSED, Exchange, ListenerState, Tcp, Worker
 from fastmesh._core.proxy.forward cimport forward_keep_field, hbuf_take
 from fastmesh._core.proxy.log cimport log_keep_details, log_keep_request
 from fastmesh._core.proxy.respond cimport RE_DENIED, RE_PATH
@@ -111,6 +111,23 @@ cdef int deny(Exchange *ex, const Msg *m, Slice rule, bint tell) noexcept nogil:
     return RE_DENIED
 
 
+cdef uint8_t judged(Worker *w, const AuthzVerdict *v) noexcept nogil:
+    # AU_* bits, counted: what is told of a verdict beside whether it lets pass
+    cdef uint8_t told = 0
+    if v.audited:
+        told |= AU_AUDITED
+        stat_inc(w.seg.stats, ST_RBAC_AUDITED)
+    if v.dry_allowed:
+        told |= AU_DRY_ALLOWED
+        stat_inc(w.seg.stats, ST_RBAC_SHADOW_ALLOWED)
+    elif v.dry_denied:
+        told |= AU_DRY_DENIED
+        stat_inc(w.seg.stats, ST_RBAC_SHADOW_DENIED)
+    if not v.denied:
+        stat_inc(w.seg.stats, ST_RBAC_ALLOWED)
+    return told
+
+
 cdef int access_judge(Exchange *ex, Msg *m, const ListenerState *l) noexcept nogil:
     cdef Worker *w = ex.w
     cdef const SnapAuthz *a
@@ -142,42 +159,23 @@ cdef int access_judge(Exchange *ex, Msg *m, const ListenerState *l) noexcept nog
         sock_local(w.asking.src.fd, &here)
         take_address(&q.dest, &here)
     authz_judge(&w.snap, a, &q, v)
-    if v.audited:
-        ex.authz |= AU_AUDITED
-        stat_inc(w.seg.stats, ST_RBAC_AUDITED)
-    if v.dry_allowed:
-        ex.authz |= AU_DRY_ALLOWED
-        stat_inc(w.seg.stats, ST_RBAC_SHADOW_ALLOWED)
-    elif v.dry_denied:
-        ex.authz |= AU_DRY_DENIED
-        stat_inc(w.seg.stats, ST_RBAC_SHADOW_DENIED)
-    if v.denied:
-        return deny(ex, m, v.rule, (a.flags & AZ_TELL) != 0)
-    stat_inc(w.seg.stats, ST_RBAC_ALLOWED)
-    return FM_OK
+    ex.authz |= judged(w, v)
+    return deny(ex, m, v.rule, (a.flags & AZ_TELL) != 0) if v.denied else FM_OK
 
 
-cdef bint access_session(Worker *w, const ListenerState *l, Conn *conn, bint shown, const Addr *peer, AuthzVerdict *v) noexcept nogil:
-    cdef const SnapAuthz *a = <const SnapAuthz *>snap_at(&w.snap, w.snap.h.authz.off) + l.authz
+cdef bint access_session(Tcp *t, const Addr *called, AuthzVerdict *v) noexcept nogil:
+    cdef Worker *w = t.w
+    cdef const SnapAuthz *a = <const SnapAuthz *>snap_at(&w.snap, w.snap.h.authz.off) + t.listener.authz
     cdef AuthzReq q
-    cdef Addr here
     cdef char sid[2048]          # SPIFFE_ID_MAX
     memset(&q, 0, sizeof(q))
-    q.port = a.port if a.port else l.port
-    if shown:
-        q.identity = slice_of(sid, tls_peer_id(conn.tls, sid, sizeof(sid)))
-    take_address(&q.source, peer)
-    take_address(&q.remote, peer)
+    q.port = a.port if a.port else t.listener.port
+    if t.security == SEC_MTLS:
+        q.identity = slice_of(sid, tls_peer_id(t.conn.tls, sid, sizeof(sid)))
+    take_address(&q.source, &t.peer_addr)
+    take_address(&q.remote, &t.peer_addr)
     if a.flags & AZ_DEST_IP:
-        sock_local(conn.src.fd, &here)
-        take_address(&q.dest, &here)
+        take_address(&q.dest, called)
     authz_judge(&w.snap, a, &q, v)
-    if v.audited:
-        stat_inc(w.seg.stats, ST_RBAC_AUDITED)
-    if v.dry_allowed:
-        stat_inc(w.seg.stats, ST_RBAC_SHADOW_ALLOWED)
-    elif v.dry_denied:
-        stat_inc(w.seg.stats, ST_RBAC_SHADOW_DENIED)
-    if not v.denied:
-        stat_inc(w.seg.stats, ST_RBAC_ALLOWED)
+    t.authz |= judged(w, v)
     return not v.denied

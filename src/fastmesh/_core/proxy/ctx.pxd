@@ -187,7 +187,7 @@ cdef enum:  # Exchange.flags
     XF_SHADOW = 4194304          # a mirrored copy: nobody waits for its answer
     XF_REHEARSED = 8388608       # it is only asked what would become of it (proxy/rehearse)
 
-cdef enum:  # Exchange.authz
+cdef enum:  # authz of an Exchange and of a Tcp
     AU_AUDITED = 1               # an AUDIT policy fits
     AU_DRY_ALLOWED = 2           # what policies that are only tried would have said
     AU_DRY_DENIED = 4
@@ -498,6 +498,7 @@ cdef enum:  # Tcp.flags
     TF_UP_EOF = 2                # ... the upstream has
     TF_PROBE = 4                 # it finds out whether an ejected endpoint is back
     TF_CONNECTED = 8             # counted as opened
+    TF_DENIED = 16               # by a rule, whose name stands where its route would
 
 cdef struct Tcp:                 # a TCP session: a client's connection and the one to its upstream (proxy/tcp.pyx)
     Worker *w
@@ -536,3 +537,4 @@ cdef struct Tcp:                 # a TCP session: a client's connection and the 
     Addr upstream_addr
     Block *names                 # for the access log: SNI, cluster, route, one after the other
     uint16_t name_n[3]
+    uint8_t authz                # AU_*

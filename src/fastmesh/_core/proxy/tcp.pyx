@@ -25,7 +25,7 @@ from fastmesh._core.policy.router_tcp cimport router_tcp
 from fastmesh._core.proto.tls_hello cimport HELLO_MOST, HELLO_WIRE_MOST, TlsHello, tls_hello
 from fastmesh._core.proxy.access cimport access_session
 from fastmesh._core.proxy.ctx cimport (
-    DOWN_TCP, TF_DOWN_EOF, TF_PROBE, TF_UP_EOF, TS_CONNECT, TS_GONE, TS_HELLO, TS_OPEN, Down, ListenerState, Tcp, Worker)
+    DOWN_TCP, TF_DENIED, TF_DOWN_EOF, TF_PROBE, TF_UP_EOF, TS_CONNECT, TS_GONE, TS_HELLO, TS_OPEN, Down, ListenerState, Tcp, Worker)
 from fastmesh._core.proxy.down cimport down_begin, down_end, down_secured, down_unsecured
 from fastmesh._core.proxy.hashkey cimport source_hash
 from fastmesh._core.proxy.overload cimport overload_sheds
@@ -36,7 +36,7 @@ from fastmesh._core.proxy.upstream cimport upstream_dial, upstream_dial_failed, 
 from fastmesh._core.shm.snapshot cimport (
     HASH_SOURCE, LF_SNI, L_GATEWAY, L_INBOUND, SNAP_NONE, TLS_DISABLE, TLS_STRICT, SnapCluster, SnapEndpoint, snap_at, snap_cluster, snap_str)
 from fastmesh._core.shm.stats cimport (
-    SEC_MTLS, ST_RBAC_DENIED, DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_DT, RF_NC, RF_NR, RF_OM, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, ST_CX_CLOSED,
+    ST_RBAC_DENIED, DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_DT, RF_NC, RF_NR, RF_OM, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, ST_CX_CLOSED,
     ST_CX_OVERFLOW, ST_CX_TOTAL, ST_PAUSES, ST_POOL_FULL, ST_TCP_AGE, ST_TCP_CONNECT_AGAIN, ST_TCP_CONNECT_FAIL, ST_TCP_DOWN_RESET, ST_TCP_HELLO_BAD,
     ST_TCP_HELLO_LATE, ST_TCP_IDLE, ST_TCP_NO_HEALTHY, ST_TCP_NO_ROUTE, ST_TCP_OVERFLOW, ST_TCP_OVERLOAD, ST_TCP_SPLICED, ST_TCP_TOTAL, ST_TCP_UP_RESET,
     ST_TLS_ACCEPT_FAIL, ST_TLS_CONNECT, ST_TLS_CONNECT_RESUMED, ST_UP_CX_TIMEOUT, stat_add, stat_inc)
@@ -176,11 +176,12 @@ cdef void route(Tcp *t, Slice name) noexcept nogil:
     cdef int rc = FM_ENOROUTE
     cdef AuthzVerdict verdict
     conn_deadline(t.conn, 0)
-    if t.listener.authz != SNAP_NONE and not access_session(w, t.listener, t.conn, t.security == SEC_MTLS, &t.peer_addr, &verdict):
-        tcp_log_keep(t, name, slice_of(NULL, 0), verdict.rule)
-        refuse(t, 0, ST_RBAC_DENIED, b"rbac_access_denied")
-        return
     sock_local(t.conn.src.fd, &called)
+    if t.listener.authz != SNAP_NONE and not access_session(t, &called, &verdict):
+        t.flags |= TF_DENIED
+        tcp_log_keep(t, name, slice_of(NULL, 0), verdict.rule)
+        refuse(t, 0, ST_RBAC_DENIED, b"rbac_access_denied_matched_policy")
+        return
     if w.snap.h != NULL and t.listener.table != SNAP_NONE:
         rc = router_tcp(&w.snap, t.listener.table, name, called.family, called.a, <uint32_t>(rng_next(&w.rng) >> 32), &rm)
     if rc != FM_OK:

@@ -6,7 +6,7 @@ from fastmesh._core.base.sys cimport fm_clock_ns, fm_wall_ns
 from fastmesh._core.base.timer cimport timer_armed, timer_set
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.net.sock cimport addr_text
-from fastmesh._core.proxy.ctx cimport TF_CONNECTED, Down, Tcp, Worker
+from fastmesh._core.proxy.ctx cimport TF_CONNECTED, TF_DENIED, Down, Tcp, Worker
 from fastmesh._core.proxy.down cimport down_bytes
 from fastmesh._core.shm.ring cimport LOG_TCP, LogRec
 from fastmesh._core.shm.segment cimport segment_log, segment_log_on
@@ -100,6 +100,21 @@ cdef uint32_t put_str(LogRec *rec, char *base, uint32_t at, int which, const cha
     return at + n
 
 
+cdef uint32_t put_denied(LogRec *rec, char *base, uint32_t at, const char *details, const char *rule, uint32_t rule_n) noexcept nogil:
+    # details[rule]
+    cdef uint32_t n = <uint32_t>strlen(details)
+    if rule_n == 0:
+        rule = b"none"
+        rule_n = 4
+    memcpy(base + at, details, n)
+    base[at + n] = c'['
+    memcpy(base + at + n + 1, rule, rule_n)
+    base[at + n + 1 + rule_n] = c']'
+    n += rule_n + 2
+    rec.str_n[LS_DETAILS] = <uint16_t>n
+    return at + n
+
+
 cdef void write_record(Tcp *t, uint64_t total_us) noexcept nogil:
     # strings in the order of LogRec
     cdef char buf[REC_MOST]
@@ -114,6 +129,7 @@ cdef void write_record(Tcp *t, uint64_t total_us) noexcept nogil:
     rec.security = t.security
     rec.flags = t.rf
     rec.attempts = t.tries
+    rec.authz = t.authz
     rec.start_wall_ns = fm_wall_ns() - total_us * 1000
     rec.duration_us = total_us
     rec.rx_bytes = t.rx_bytes
@@ -127,8 +143,11 @@ cdef void write_record(Tcp *t, uint64_t total_us) noexcept nogil:
         at = put_str(rec, buf, at, LS_UPSTREAM, text, addr_text(&t.upstream_addr, text, 64, True))
     if names != NULL:
         at = put_str(rec, buf, at, LS_CLUSTER, names + t.name_n[0], t.name_n[1])
+    if t.flags & TF_DENIED:
+        at = put_denied(rec, buf, at, t.details, names + t.name_n[0] + t.name_n[1], t.name_n[2] if names != NULL else 0)
+    elif names != NULL:
         at = put_str(rec, buf, at, LS_ROUTE, names + t.name_n[0] + t.name_n[1], t.name_n[2])
-    if t.details != NULL:
+    if t.details != NULL and not t.flags & TF_DENIED:
         at = put_str(rec, buf, at, LS_DETAILS, t.details, <uint32_t>strlen(t.details))
     if t.peer:
         at = put_str(rec, buf, at, LS_PEER, w.seg.peers.id[t.peer], <uint32_t>strlen(w.seg.peers.id[t.peer]))
