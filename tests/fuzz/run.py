@@ -24,7 +24,7 @@ import seeds
 TARGETS = (
     "request", "response", "chunked", "authority", "hpack", "hpack_fields", "h2_server", "h2_client",
     "bridge_request", "bridge_response", "bridge_trailers", "carry_request", "carry_response",
-    "client_hello",
+    "client_hello", "sniff",
 )  # fmt: skip
 MAX_INPUT = 4096
 GROWN = instrument.TREE / "corpus"

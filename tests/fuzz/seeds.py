@@ -83,6 +83,13 @@ def golden() -> dict[str, list[bytes]]:
     found |= hpack() | http2()
     found |= {"carry_request": found["request"], "carry_response": found["response"]}
     found["client_hello"] = hellos.some()
+    lines = (
+        b"GET / HTTP/1.1\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"EHLO a\r\n",
+        b"\0\0\0\x08\x04\xd2\x16\x2f",
+    )
+    found["sniff"] = [*hellos.some(), *lines]
     return {kind: list(dict.fromkeys(inputs)) for kind, inputs in found.items()}
 
 

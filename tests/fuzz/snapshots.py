@@ -212,6 +212,7 @@ def everything() -> dict[str, Any]:
             cluster("source", 19, 20, lb="RING_HASH", hash={"on": "source", "size": 4}),
             cluster("query", 21, 22, lb="RING_HASH", hash={"on": "query", "name": "q", "size": 4}),
             cluster("empty"),
+            cluster("called", 23, original_dst=True),
         ],
         listeners=[
             {
@@ -231,6 +232,15 @@ def everything() -> dict[str, Any]:
                 "tls_mode": "permissive",
                 "tls": ["id", "second"],
                 "authz": AUTHZ,
+                "captured": {"table": "main", "app_port": 9},
+            },
+            {
+                "name": "captured",
+                "kind": "outbound",
+                "address": "::1",
+                "port": 15002,
+                "table": "main",
+                "captured": {"table": "main"},
             },
             {
                 "name": "gateway",

@@ -1,12 +1,13 @@
-"""Calls proto/tls_hello from tests and from the fuzzer. Input is allocated as long as it is, and so is the scratch."""
+"""Calls proto/tls_hello and proto/sniff from tests and from the fuzzer. Input is allocated as long as it is, and so is the scratch."""
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from fastmesh._core.base.err cimport FM_AGAIN, FM_EBAD, FM_EHEAD, FM_OK
+from fastmesh._core.proto.sniff cimport SNIFF_HTTP, SNIFF_MORE, SNIFF_MOST, SNIFF_OTHER, SNIFF_TLS, sniff_bytes
 from fastmesh._core.proto.tls_hello cimport HELLO_MOST, HELLO_WIRE_MOST, TlsHello, tls_hello
 
-TARGETS = ("client_hello",)
+TARGETS = ("client_hello", "sniff")
 AGAIN, BAD, TOO_LARGE = FM_AGAIN, FM_EBAD, FM_EHEAD
 MOST, WIRE_MOST = HELLO_MOST, HELLO_WIRE_MOST
 
@@ -27,11 +28,31 @@ def hello(data: bytes):
         free(scratch)
 
 
+SAYS = {SNIFF_MORE: "more", SNIFF_HTTP: "http", SNIFF_TLS: "tls", SNIFF_OTHER: "other"}
+LINE_MOST = SNIFF_MOST
+
+
+def sniff(data: bytes) -> str:
+    """What the first bytes of a connection speak."""
+    cdef uint32_t n = <uint32_t>len(data)
+    cdef char *p = <char *>malloc(n if n else 1)
+    memcpy(p, <const char *>data, n)
+    try:
+        return SAYS[sniff_bytes(p, n)]
+    finally:
+        free(p)
+
+
 def run(str target, bytes data):
     """One input: its first two bytes say where it is cut, the rest is the client's. What a part of it says must hold for the whole."""
     if len(data) < 2:
         return
     rest = data[2:]
+    if target == "sniff":
+        part = sniff(rest[:(data[0] | data[1] << 8) % (len(rest) + 1)])
+        if part != "more" and part != sniff(rest):
+            raise AssertionError(f"{part}, then {sniff(rest)}")
+        return
     whole = hello(rest)
     part = hello(rest[:(data[0] | data[1] << 8) % (len(rest) + 1)])
     if part in (FM_EBAD, FM_EHEAD) and whole == FM_AGAIN:

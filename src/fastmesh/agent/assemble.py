@@ -12,6 +12,7 @@ from stat import S_ISREG
 
 from fastmesh.agent import tcpside
 from fastmesh.agent.dns import is_ip
+from fastmesh.agent.intercepted import intercept
 from fastmesh.compile.fragment import localize
 from fastmesh.compile.locality import arrange
 from fastmesh.supervisor.channel import read_all
@@ -223,4 +224,6 @@ def assemble(
         ],
         "tls": [*identity, *tcp_contexts, *(contexts[name] for name in sorted(contexts))],
     }
+    if spec.get("intercept"):
+        intercept(config, spec, (f for t, f in fragments.items() if t not in problems), own_labels(spec))
     return config, problems

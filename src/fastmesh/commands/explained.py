@@ -223,6 +223,7 @@ def tls_text(tls: Part | None, cluster: Part) -> str:
 def connection_text(made: Part, cluster: Part) -> str:
     alive = made["keepalive"]
     return listed(
+        "to the address that was called" if cluster["original_dst"] else "",
         {"h2": "HTTP/2", "as_client": "HTTP as the client's", "http1": "HTTP/1.1"}[cluster["protocol"]],
         f"connect timeout {span(made['connect_timeout_ms'])}",
         f"idle timeout {span(made['idle_timeout_ms'])}" if made["idle_timeout_ms"] else "",
@@ -319,7 +320,9 @@ CLUSTER: dict[str, tuple[str, Line]] = {
     "connection": ("connection", connection_text),
     "limits": ("limits", limits_text),
     "outlier_detection": ("outliers", outlier_text),
-    **dict.fromkeys(("name", "service", "cell", "hash", "decay_ms", "warm", "protocol"), ("", nothing)),
+    **dict.fromkeys(
+        ("name", "service", "cell", "hash", "decay_ms", "warm", "protocol", "original_dst"), ("", nothing)
+    ),
     **dict.fromkeys(("endpoints", "in_use", "panic"), ("", nothing)),
 }
 OF_ACTION = {**FORWARD, "kind": ("", nothing), "destinations": ("", nothing)}

@@ -56,6 +56,18 @@ def register(subparsers: Subparsers) -> None:
         action="store_true",
         help="others are told of this workload when the application accepts connections, not before",
     )
+    parser.add_argument(
+        "--intercept",
+        action="store_true",
+        help="connections of the application and to it are redirected here by the packet filter (as by "
+        "istio-iptables): the address that was called is what they are for",
+    )
+    parser.add_argument(
+        "--outbound-traffic-policy",
+        choices=("ALLOW_ANY", "REGISTRY_ONLY"),
+        default="ALLOW_ANY",
+        help="with --intercept: what is for no service goes on to where it was for, or is refused",
+    )
     add_options(parser)
     options.add_common(parser)
 
@@ -141,6 +153,12 @@ def sidecar_spec(args: argparse.Namespace, app: tuple[str, int], gate: str) -> S
         if getattr(args, name) != bundle[name]:
             raise ValueError(f"{args.join} lets in {name} {bundle[name]!r}, not {getattr(args, name)!r}")
     node_id = f"sidecar~{args.namespace}~{args.service}~{socket.gethostname()}~{args.inbound[1]}"
+    intercept = getattr(args, "intercept", False)  # not of `fastmesh run`, whose command is of the same user
+    if intercept and catches_itself(args.outbound[1]):
+        raise ValueError(
+            "--intercept: connections of this very user are redirected, too: the proxy's own would come back "
+            "to it; run it as another user than the application, and exclude that one from the rules"
+        )
     spec = options.common_spec(args, "sidecar", node_id)
     spec["state"], spec["ephemeral"] = state_directory(args.state)
     spec["sidecar"] = {
@@ -157,7 +175,37 @@ def sidecar_spec(args: argparse.Namespace, app: tuple[str, int], gate: str) -> S
         "gate": gate,
         "tcp": args.outbound_tcp,
     }
+    if intercept:
+        spec["sidecar"]["intercept"] = args.outbound_traffic_policy
+        spec["sidecar"]["ipv6"] = has_ipv6()
     return spec
+
+
+# TEST-NET-1 (RFC 5737): nobody has this address, so whoever answers there is the packet filter's doing.
+NOWHERE = ("192.0.2.1", 15001)
+
+
+def catches_itself(port: int) -> bool:
+    """Is a connection of this process redirected to where this sidecar is going to listen?"""
+    with socket.socket() as trap, socket.socket() as probe:
+        trap.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.settimeout(0.2)
+        try:
+            trap.bind(("127.0.0.1", port))
+            trap.listen(1)
+            probe.connect(NOWHERE)
+        except OSError:
+            return False  # in use (the arbiter says so), or nobody answered, as it should be
+        return True
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def path(text: str) -> str:

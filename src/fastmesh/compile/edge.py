@@ -340,6 +340,14 @@ class _Edge:
         add_entry_endpoints(out, self.index, service, host, port, subset_labels(rule, subset))
         if is_dns(service) and any(not is_ip(e["address"]) for e in out["endpoints"]):
             out["dns"] = True
+        if out.get("original_dst"):
+            self.problems.append(
+                service.entries[0].problem(
+                    ("spec", "hosts"),
+                    f"{host}:{port} is under a DestinationRule with loadBalancer.simple PASSTHROUGH",
+                    "that is for sidecars with --intercept: nobody has called an edge by another address",
+                )
+            )
         if tls is not None and tls.get("mode", "DISABLE") != "DISABLE":
             alpn = offered(self.index, out, host, port)
             name = self.client_context(tls, host, port, subset, alpn)

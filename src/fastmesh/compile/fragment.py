@@ -39,6 +39,10 @@ if TYPE_CHECKING:
             dict[str, Any]
         ]  # contexts of DestinationRules; cert_file, key_file, ca_file are the sidecar's to read
         needs: list[str]  # the other hosts whose clusters are in here
+        # What callers may have called instead of a name: "10.0.0.5:9080", the applications of its workloads
+        # (not of loopback: every host has that), and the service's own addresses without port, of TCP.
+        instances: NotRequired[list[str]]
+        addresses: NotRequired[list[str]]
         tcp: NotRequired[list[FragmentPort]]  # the service's TCP ports, in the order in which it has them
 
 

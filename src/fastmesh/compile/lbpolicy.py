@@ -17,6 +17,9 @@ def balance(out: ir.Cluster, settings: dict[str, Any]) -> None:
         _hash(out, hashing)
         return
     lb = settings.get("simple", DEFAULT_LB)
+    if lb == "PASSTHROUGH":
+        out["original_dst"] = True
+        return
     if lb != DEFAULT_LB:
         out["lb"] = lb
     if lb != "RANDOM":

@@ -8,6 +8,7 @@ services alters. Knows neither listeners nor topics; imports no YAML and nothing
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 from fastmesh.compile.clusters import (
@@ -64,6 +65,19 @@ def compile_services(world: World, touched: Iterable[str] | None = None) -> dict
     return {host: compile_service(world, host) for host in sorted(hosts | world.dependents(hosts))}
 
 
+def pass_through(out: ir.Cluster, *, secure: bool) -> None:
+    """PASSTHROUGH: the address that the client called is the one endpoint. Whether a sidecar is there is not
+    known, so that TLS is for a DestinationRule to say, as in Istio."""
+    for key in ("outlier", "health", "locality", "dns"):
+        out.pop(key, None)  # type: ignore[misc]
+    out["endpoints"] = [{"address": "0.0.0.0", "port": 1, **({"tls": True} if secure else {})}]  # type: ignore[typeddict-item]
+
+
+def called_by_address(w: Workload) -> bool:
+    """Every host has an address of loopback of its own."""
+    return bool(w.app_port) and is_ip(w.address) and not ip_address(w.address).is_loopback
+
+
 class _Service:
     def __init__(self, world: World, host: str) -> None:
         self.world = world
@@ -90,6 +104,17 @@ class _Service:
         }
         if tcp:
             made["tcp"] = tcp
+            service = self.world.index.services.get(self.host)
+            found = [a for e in (service.entries if service else ()) for a in e.spec.get("addresses", ())]
+            if found:
+                made["addresses"] = found
+        instances = [
+            f"{bracketed(w.address)}:{w.app_port}"
+            for w in self.world.workloads.get(self.host, ())
+            if called_by_address(w)
+        ]
+        if instances:
+            made["instances"] = sorted(dict.fromkeys(instances))
         return made
 
     def subsets(self) -> list[str]:
@@ -257,6 +282,8 @@ class _Service:
                     identities.update(entry.spec.get("subjectAltNames", ()))
             if is_dns(service) and any(not is_ip(e["address"]) for e in out["endpoints"]):
                 out["dns"] = True
+        if out.get("original_dst"):
+            pass_through(out, secure=mode not in (AUTO, "DISABLE"))
         if tls is not None and mode in ("SIMPLE", "MUTUAL"):
             context = f"client/{host}" + (f"/{subset}" if subset else "") + f":{port}"
             alpn = offered(self.world.index, out, host, port)

@@ -29,6 +29,7 @@ TLS_VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
 HTTPS_REDIRECT = 1
 LISTENER_PROTOCOL = {"http": 0, "tcp": 2, "sni": 6}  # LF_TCP, LF_SNI
 VERIFY_SAN = 2
+ORIGINAL_DST = 32
 PROTOCOL = {"http1": 0, "h2": 4, "as_client": 8, "tcp": 0}  # CL_H2, CL_AS_CLIENT
 ENDPOINT_TLS = 1
 TLS_SERVER, TLS_VERIFY, TLS_TICKETS = 1, 2, 4
@@ -148,6 +149,9 @@ def pack_cluster(
         policy = fnv1a(repr((name, trust[name], sni, sorted(sans), flags)).encode())
     elif any(endpoint.get("tls") for endpoint in cluster["endpoints"]):
         raise refuse(f"{path}.tls", "missing, but an endpoint wants TLS")
+    if cluster.get("original_dst"):
+        flags |= ORIGINAL_DST
+        cluster = {**cluster, "max_requests_per_connection": 1}  # no connection is for two addresses
     endpoints, levels = pack_endpoints(packer, cluster, cells, path)
     index = packer.cluster(
         cluster["name"],
@@ -207,6 +211,13 @@ def pack_listener(
         table=choose(tables, listener["table"], f"{path}.table"),
         tls=contexts,
     )
+    captured = listener.get("captured")
+    if captured is not None:
+        packer.listener_captured(
+            index,
+            choose(tables, captured["table"], f"{path}.captured.table"),
+            uint(captured.get("app_port", 0), f"{path}.captured.app_port", 65535),
+        )
     if "authz" in listener:
         packer.listener_authz(index, pack_authz(packer, listener["authz"], f"{path}.authz"))
 

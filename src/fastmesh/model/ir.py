@@ -28,7 +28,7 @@ class Cond(TypedDict):
     op: Op
     name: NotRequired[str]  # header or query parameter
     value: NotRequired[str]
-    number: NotRequired[int]  # port
+    number: NotRequired[int]  # port: the listener's; of TCP the one that was called
     networks: NotRequired[list[str]]  # destination, of TCP: "10.0.0.0/8", "10.1.2.3", one of which holds it
     negate: NotRequired[bool]  # withoutHeaders
     ignore_case: NotRequired[bool]
@@ -306,6 +306,8 @@ class Cluster(TypedDict):
     # tcp: only for TCP sessions; idle_timeout_ms is then the time in which nothing moves.
     protocol: NotRequired[Literal["http1", "h2", "as_client", "tcp"]]
     dns: NotRequired[bool]  # endpoints carry host names
+    # Its one endpoint stands for whatever address the client of a captured listener has called.
+    original_dst: NotRequired[bool]
     tls: NotRequired[ClusterTls]
     endpoints: list[Endpoint]
 
@@ -342,6 +344,16 @@ class Authz(TypedDict):
     port: NotRequired[int]  # that `ports` speak of; the listener's
 
 
+class Captured(TypedDict):
+    """Connections are redirected to the listener by a rule of the packet filter, and it knows whom they were
+    for. Those that were not redirected it takes as any listener."""
+
+    # RouteTable of the rest: of an outbound listener what is no HTTP, of an inbound one other ports than
+    # the application's. Virtual hosts are the names in a ClientHello; routes as those of `tcp`.
+    table: str
+    app_port: NotRequired[int]  # inbound
+
+
 class Listener(TypedDict):
     name: str  # "outbound", "inbound", "0.0.0.0_8080"
     kind: Literal["gateway", "outbound", "inbound"]
@@ -352,6 +364,7 @@ class Listener(TypedDict):
     tls: NotRequired[list[str]]  # TlsContext names, the first is the default
     https_redirect: NotRequired[bool]
     authz: NotRequired[Authz]  # without it everything is allowed
+    captured: NotRequired[Captured]
     # tcp: bytes, whatever they mean; sni: TLS that is not ended here, whose routes are found by the name in
     # the ClientHello. Routes of both have dests and conditions on the destination only.
     protocol: NotRequired[Literal["http", "tcp", "sni"]]  # http

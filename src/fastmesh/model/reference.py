@@ -102,8 +102,10 @@ of a file are told at once, with file and line. This page is generated from the 
   further after each two attempts (as Istio has Envoy do it), and also when all endpoints of a level have been
   tried; behind the last level the nearest is next. With `distribute` a retry's place is drawn anew, and one
   whose endpoints have all been tried is passed over.
-- `simple: PASSTHROUGH` is refused: it means the address that the application dialed, and a proxy that is
-  asked by name, as long as connections are not intercepted, is told none.
+- `simple: PASSTHROUGH`: to the address that the application called, which is known of intercepted connections
+  (`fastmesh sidecar --intercept`); for others there is no endpoint (503, UH), and an edge refuses it. As in
+  Istio TLS to such an address is for `trafficPolicy.tls` to say. A connection is used for one request. What
+  chooses among endpoints (`outlierDetection`, `healthChecks`, `localityLbSetting`, `warmup`) contradicts it.
 - `localRateLimit` of an http rule is not Istio's: token buckets (Envoy's `token_bucket`), one for all
   requests of the rule, one for each caller (`perIdentity`: the SPIFFE ID of its certificate, else its
   address), or both; with every action. `maxTokens` may come at once, `tokensPerFill` (default: all) are

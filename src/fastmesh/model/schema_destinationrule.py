@@ -115,10 +115,21 @@ _COMMON: Final[dict[str, Any]] = {
     "tls": CLIENT_TLS,
 }
 
-PORT_TRAFFIC_POLICY: Final = Message("PortTrafficPolicy", {"port": req(PORT_SELECTOR), **_COMMON})
+
+def _passthrough(d: dict[str, Any], r: Reporter) -> None:
+    if d.get("loadBalancer", {}).get("simple") == "PASSTHROUGH":
+        for k in ("outlierDetection", "healthChecks"):
+            if k in d:
+                r.add("contradicts loadBalancer PASSTHROUGH, which chooses among no endpoints", at=(k,))
+
+
+PORT_TRAFFIC_POLICY: Final = Message(
+    "PortTrafficPolicy", {"port": req(PORT_SELECTOR), **_COMMON}, rule=_passthrough
+)
 
 
 def _traffic_policy(d: dict[str, Any], r: Reporter) -> None:
+    _passthrough(d, r)
     seen: set[int] = set()
     for i, p in enumerate(d.get("portLevelSettings", ())):
         number = p["port"]["number"]

@@ -93,6 +93,10 @@ def _load_balancer(d: dict[str, Any], r: Reporter) -> None:
         if "warmup" in d:
             r.warn("has no effect beside warmup, as in Istio", "remove it", at=("warmupDurationSecs",))
     algorithm = "consistentHash" if "consistentHash" in d else d.get("simple", "")
+    if algorithm == "PASSTHROUGH":
+        for k in ("localityLbSetting", "warmup", "warmupDurationSecs"):
+            if k in d:
+                r.add("contradicts PASSTHROUGH, which chooses among no endpoints", at=(k,))
     for k in ("warmup", "warmupDurationSecs"):
         if k in d and algorithm in ("consistentHash", "RANDOM"):
             r.warn(f"has no effect with {algorithm}, as in Istio", "remove it", at=(k,))
@@ -109,8 +113,8 @@ LOAD_BALANCER: Final = Message(
                 "ROUND_ROBIN": "ROUND_ROBIN",
                 "LEAST_REQUEST": "LEAST_REQUEST",
                 "PEAK_EWMA": "PEAK_EWMA",  # not Istio's
+                "PASSTHROUGH": "PASSTHROUGH",
             },
-            later={"PASSTHROUGH": "connections are not intercepted: none has an original destination"},
             warnings={"LEAST_CONN": "LEAST_CONN is deprecated by Istio and means LEAST_REQUEST"},
         ),
         "consistentHash": CONSISTENT_HASH,

@@ -24,7 +24,7 @@ from fastmesh.supervisor.compiler import Compilation, Compiled
 from fastmesh.supervisor.crew import LOOK_SECONDS, Crew, fork, rename
 from fastmesh.supervisor.listeners import BindError, Sets, open_listener
 from fastmesh.supervisor.log import Log
-from fastmesh.supervisor.spec import tcp_listener_name
+from fastmesh.supervisor.spec import sidecar_listeners
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,9 +147,7 @@ class Arbiter:
 
     def _first_listeners(self) -> Listeners:
         if self.spec["role"] == "sidecar":
-            own = self.spec["sidecar"]
-            more = [(tcp_listener_name(a, port), a, port) for a, port, _, _ in own.get("tcp", [])]
-            return [("inbound", *own["inbound"]), ("outbound", *own["outbound"]), *more]
+            return sidecar_listeners(self.spec["sidecar"])
         compilation = Compilation(
             self.spec["file"], self.spec["node_id"], self.spec["locality"], self.log, lambda: None
         )

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
         # a path (/healthz) that it has to answer well.
         gate: NotRequired[str]
         tcp: NotRequired[list[TcpPort]]
+        # Connections are redirected to the inbound and the outbound port: what becomes of those that are for
+        # no service, ALLOW_ANY or REGISTRY_ONLY. Without: they are not.
+        intercept: NotRequired[str]
+        ipv6: NotRequired[bool]  # ... those of IPv6, too
 
     class RunSpec(TypedDict):
         """What only `fastmesh run` has: the runner's part."""
@@ -73,6 +77,14 @@ if TYPE_CHECKING:
 
 def tcp_listener_name(address: str, port: int) -> str:
     return f"tcp_[{address}]_{port}" if ":" in address else f"tcp_{address}_{port}"
+
+
+def sidecar_listeners(own: SidecarSpec) -> list[tuple[str, str, int]]:
+    """(name, address, port) of all that a sidecar listens at."""
+    made = [("inbound", *own["inbound"]), ("outbound", *own["outbound"])]
+    if own.get("ipv6"):
+        made += [("inbound6", "::", own["inbound"][1]), ("outbound6", "::1", own["outbound"][1])]
+    return [*made, *((tcp_listener_name(a, port), a, port) for a, port, _, _ in own.get("tcp", []))]
 
 
 VARIABLE = "FASTMESH_SPEC_FD"

@@ -121,6 +121,7 @@ def test_a_service_without_any_rule() -> None:
         ],
         "tls": [],
         "needs": [],
+        "instances": ["10.0.0.1:9080"],
     }
 
 

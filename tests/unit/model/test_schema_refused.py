@@ -16,9 +16,10 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("DestinationRule", "exportTo", ["x"], 'exportTo[0]: a visibility other than "*" is not implemented yet'),
     (
         "DestinationRule",
-        "trafficPolicy.loadBalancer.simple",
-        "PASSTHROUGH",
-        "trafficPolicy.loadBalancer.simple: PASSTHROUGH: not implemented yet",
+        "trafficPolicy",
+        {"loadBalancer": {"simple": "PASSTHROUGH"}, "outlierDetection": {}},
+        "trafficPolicy.outlierDetection: contradicts loadBalancer PASSTHROUGH, which chooses among no "
+        "endpoints",
     ),
     (
         "DestinationRule",

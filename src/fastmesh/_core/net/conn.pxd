@@ -69,6 +69,7 @@ cdef struct Conn:
     Timer timer
     Task task                    # owner's wake-up or the report of a write error
     Addr peer
+    Addr called                  # server side: whom the client dialled, when that was not this listener (sock_original); family 0: it was
     int fail_code
     Conn *next_dead
 

@@ -23,3 +23,6 @@ cdef uint32_t addr_text(const Addr *a, char *out, uint32_t cap, bint with_port) 
 """'127.0.0.1:80' or '[::1]:80'; cap at least 64."""
 cdef void sock_local(int fd, Addr *out) noexcept nogil
 """Our side's address; family 0 when the kernel does not say."""
+cdef bint sock_original(int fd, Addr *out) noexcept nogil
+"""Whom the client of an accepted connection dialled, when that was not us: a rule of the packet filter has redirected it to this socket
+(SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST). False, and family 0: it came as it was dialled."""

@@ -1,10 +1,13 @@
 """Sockets (L2). See sock.pxd."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memcmp, memcpy, memset, strlen
 from fastmesh._core.base.sys cimport (
-    AF_INET, AF_INET6, EINPROGRESS, EINTR, IPPROTO_TCP, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
+    AF_INET, AF_INET6, EINPROGRESS, EINTR, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
     TCP_INFO, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, accept4, close, connect, fm_errno, getsockname, getsockopt, htons, inet_ntop, ntohs, setsockopt, sockaddr, sockaddr_in,
     sockaddr_in6, sockaddr_storage, socket, socklen_t, tcp_info)
+
+cdef enum:
+    ORIGINAL_DST = 80            # SO_ORIGINAL_DST of linux/netfilter_ipv4.h, IP6T_SO_ORIGINAL_DST of linux/netfilter_ipv6/ip6_tables.h
 
 
 cdef int sock_accept(int lfd, Addr *peer) noexcept nogil:
@@ -46,6 +49,23 @@ cdef void sock_local(int fd, Addr *out) noexcept nogil:
     memset(out, 0, sizeof(Addr))
     if getsockname(fd, <sockaddr *>&ss, &n) == 0:
         addr_take(&ss, out)
+
+
+cdef bint sock_original(int fd, Addr *out) noexcept nogil:
+    cdef sockaddr_storage ss
+    cdef socklen_t n = sizeof(ss)
+    cdef Addr here
+    memset(out, 0, sizeof(Addr))
+    sock_local(fd, &here)
+    if here.family == 0:
+        return False
+    memset(&ss, 0, sizeof(ss))
+    if getsockopt(fd, IPPROTO_IP if here.family == 4 else IPPROTO_IPV6, ORIGINAL_DST, &ss, &n) != 0:
+        return False             # the kernel tracks no connections, or not this one
+    addr_take(&ss, out)
+    if out.port == 0 or (out.family == here.family and out.port == here.port and memcmp(out.a, here.a, 16) == 0):
+        out.family = 0
+    return out.family != 0
 
 
 cdef bint mapped(const uint8_t *a) noexcept nogil:

@@ -5,7 +5,7 @@ from fastmesh._core.base.err cimport FM_ENOROUTE, FM_OK
 from fastmesh._core.base.view cimport Slice
 from fastmesh._core.policy.router cimport RouteMatch, router_dest, router_name
 from fastmesh._core.shm.snapshot cimport (
-    ACT_FORWARD, ON_DESTINATION, SNAP_NET, SNAP_NONE, Snap, SnapAction, SnapCond, SnapRoute, SnapVhost)
+    ACT_FORWARD, ON_DESTINATION, ON_PORT, SNAP_NET, SNAP_NONE, Snap, SnapAction, SnapCond, SnapRoute, SnapVhost)
 
 
 cdef bint within(const uint8_t *net, uint8_t family, const uint8_t *addr) noexcept nogil:
@@ -16,12 +16,16 @@ cdef bint within(const uint8_t *net, uint8_t family, const uint8_t *addr) noexce
     return bits == 0 or (net[2 + whole] ^ addr[whole]) >> (8 - bits) == 0
 
 
-cdef bint takes(const Snap *s, const SnapRoute *r, uint8_t family, const uint8_t *addr) noexcept nogil:
+cdef bint takes(const Snap *s, const SnapRoute *r, uint8_t family, const uint8_t *addr, uint32_t port) noexcept nogil:
     cdef const SnapCond *c = <const SnapCond *>(s.base + r.conds.off)
     cdef const uint8_t *net
     cdef uint32_t i, k
     cdef bint found
     for i in range(r.conds.n):
+        if c[i].on == ON_PORT:
+            if c[i].number != port:
+                return False
+            continue
         if c[i].on != ON_DESTINATION:
             return False         # of HTTP: nothing that a session has
         net = <const uint8_t *>(s.base + c[i].value.off)
@@ -35,7 +39,8 @@ cdef bint takes(const Snap *s, const SnapRoute *r, uint8_t family, const uint8_t
     return True
 
 
-cdef int router_tcp(const Snap *s, uint32_t table, Slice name, uint8_t family, const uint8_t *addr, uint32_t rnd, RouteMatch *out) noexcept nogil:
+cdef int router_tcp(const Snap *s, uint32_t table, Slice name, uint8_t family, const uint8_t *addr, uint32_t port, uint32_t rnd,
+                    RouteMatch *out) noexcept nogil:
     cdef uint32_t vhost = router_name(s, table, name)
     cdef const SnapRoute *r
     cdef uint32_t i
@@ -44,7 +49,7 @@ cdef int router_tcp(const Snap *s, uint32_t table, Slice name, uint8_t family, c
     out.vhost = <const SnapVhost *>(s.base + s.h.vhosts.off) + vhost
     r = <const SnapRoute *>(s.base + out.vhost.routes.off)
     for i in range(out.vhost.routes.n):
-        if takes(s, r + i, family, addr):
+        if takes(s, r + i, family, addr, port):
             out.route = r + i
             out.action = <const SnapAction *>(s.base + s.h.actions.off) + r[i].action
             out.prefix_n = 0

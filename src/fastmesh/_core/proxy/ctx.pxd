@@ -33,6 +33,7 @@ cdef enum:
     TRIED_MOST = 8               # endpoints that an exchange remembers to have tried
     WS_KEY_BYTES = 24            # base64 of 16 random bytes (RFC 6455 4.1)
     ACCEPT_BYTES = 28            # base64 of a SHA-1 (RFC 6455 4.2.2)
+    SPOKEN = 1024                # addresses of which a worker remembers who speaks first; a power of two
 
 cdef struct Options:             # limits that can be set (worker.pyx: OPTIONS has names, defaults, reasons)
     uint32_t max_connections
@@ -54,6 +55,8 @@ cdef struct ListenerState:
     uint32_t kind                # L_*
     uint32_t flags               # LF_*
     uint32_t table               # index in the current snapshot, or SNAP_NONE: not in this config
+    uint32_t tcp_table           # LF_CAPTURED: as SnapListener's
+    uint32_t app_port
     uint32_t authz               # ... of its SnapAuthz, or SNAP_NONE
     uint32_t tls_mode
     uint32_t port
@@ -155,6 +158,7 @@ cdef struct Worker:
     const ConnOps *tcp_down_ops
     const ConnOps *tcp_up_ops
     PipePool pipes
+    uint64_t spoken[1024]        # SPOKEN: who speaks first at the addresses that were called last (proxy/capture)
 
 cdef enum:  # Exchange.phase, in order; a retry goes back to PICK
     PH_HEAD = 0                  # the request head is being judged
@@ -185,6 +189,7 @@ cdef enum:  # Exchange.flags
     XF_PROBE = 2097152           # its result decides whether an ejected endpoint is back
     XF_HASHED = 1048576          # hash_key is set
     XF_SHADOW = 4194304          # a mirrored copy: nobody waits for its answer
+    XF_CALLED = 16777216         # its authority is the address that its client has called: there it goes
     XF_REHEARSED = 8388608       # it is only asked what would become of it (proxy/rehearse)
 
 cdef enum:  # authz of an Exchange and of a Tcp
@@ -307,6 +312,7 @@ cdef struct Exchange:
     char attempt_text[4]         # ... and its x-envoy-attempt-count
     Addr peer_addr               # the downstream peer
     Addr upstream_addr           # of the endpoint in use, or the last one
+    Addr called                  # Conn.called of the downstream connection
 
 cdef enum:  # H1s.state
     S_HEAD = 0                   # between requests, or in a head
@@ -488,7 +494,7 @@ cdef struct HealthCheck:         # one active health check of one endpoint, on a
     H1Body body
 
 cdef enum:  # Tcp.state
-    TS_HELLO = 0                 # TLS with the client, or its ClientHello is awaited
+    TS_HELLO = 0                 # TLS with the client, or its first bytes are awaited
     TS_CONNECT                   # an upstream is being dialled
     TS_OPEN
     TS_GONE
@@ -499,6 +505,8 @@ cdef enum:  # Tcp.flags
     TF_PROBE = 4                 # it finds out whether an ejected endpoint is back
     TF_CONNECTED = 8             # counted as opened
     TF_DENIED = 16               # by a rule, whose name stands where its route would
+    TF_SNIFF = 32                # TS_HELLO: what it speaks is to be found out; `up` is a guess (proxy/capture)
+    TF_GUESSED = 64              # ... which is connected
 
 cdef struct Tcp:                 # a TCP session: a client's connection and the one to its upstream (proxy/tcp.pyx)
     Worker *w

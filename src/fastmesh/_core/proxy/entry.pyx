@@ -1,8 +1,10 @@
 """How a request enters (L3). See entry.pxd."""
 from libc.stdint cimport uint32_t
+from libc.string cimport memcmp
 from fastmesh._core.base.err cimport FM_EHOST, FM_ENOCLUSTER, FM_ENOROUTE, FM_OK
 from fastmesh._core.base.timer cimport timer_set
 from fastmesh._core.base.view cimport Slice
+from fastmesh._core.net.sock cimport addr_text
 from fastmesh._core.policy.breaker cimport breaker_request
 from fastmesh._core.policy.lb cimport rng_next
 from fastmesh._core.policy.router cimport RouteMatch, router_match
@@ -14,7 +16,7 @@ from fastmesh._core.proxy.attempts cimport attempts_asked
 from fastmesh._core.proxy.call cimport call_begin
 from fastmesh._core.proxy.cors cimport cors_take
 from fastmesh._core.proxy.ctx cimport (
-    XF_CHUNKED_REQ, XF_IDEMPOTENT, XF_REHEARSED, XF_REQ_END, XF_RESP_STARTED, XF_UPGRADE, Exchange, ListenerState, Worker)
+    XF_CALLED, XF_CHUNKED_REQ, XF_IDEMPOTENT, XF_REHEARSED, XF_REQ_END, XF_RESP_STARTED, XF_UPGRADE, Exchange, ListenerState, Worker)
 from fastmesh._core.proxy.deadline cimport deadline_begin
 from fastmesh._core.proxy.exchange cimport exchange_answer, exchange_begin, exchange_finish, exchange_request_end
 from fastmesh._core.proxy.faults cimport faults_delay
@@ -46,6 +48,18 @@ cdef void entry_refuse(Exchange *ex, const Msg *m, int code) noexcept nogil:
     else:
         log_keep_refused(ex)
     exchange_answer(ex, code)
+
+
+cdef bint by_address(const Exchange *ex, const Msg *m) noexcept nogil:
+    # its authority is the address that the client has called: it means that very host
+    cdef char text[64]
+    cdef uint32_t n = addr_text(&ex.called, text, 64, True)
+    if m.host.n == n and memcmp(m.host.p, text, n) == 0:
+        return True
+    if ex.called.port != 80:
+        return False
+    n -= 3                       # ":80"
+    return m.host.n == n and memcmp(m.host.p, text, n) == 0
 
 
 cdef inline const SnapCors *cors_of(Exchange *ex, const RouteMatch *rm) noexcept nogil:
@@ -127,6 +141,8 @@ cdef void entry_head(Exchange *ex, Msg *m, ListenerState *l) noexcept nogil:
         exchange_answer(ex, FM_ENOCLUSTER)
         return
     c = &(<const SnapCluster *>(w.snap.base + w.snap.h.clusters.off))[rm.dest.cluster]
+    if ex.called.family and by_address(ex, m):
+        ex.flags |= XF_CALLED
     plan_take(&ex.plan, &w.snap, rm.action, c)
     rc = forward_keep_response_ops(ex, &rm)
     if rc == FM_OK and rm.action.cors != SNAP_NONE:

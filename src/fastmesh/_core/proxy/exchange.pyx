@@ -17,7 +17,7 @@ from fastmesh._core.proto.msg cimport BODY_NONE, Hdr, Msg, msg_load
 from fastmesh._core.proxy.attempts cimport attempts_ended, attempts_gave_up, attempts_note, attempts_over, attempts_send, attempts_tell
 from fastmesh._core.proxy.call cimport call_expired, call_retry_on, call_status, call_timeout
 from fastmesh._core.proxy.ctx cimport (
-    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CHUNKED_REQ, XF_FAILED, XF_GRPC, XF_HASHED, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE,
+    MOVES_MOST, PH_CONNECT, PH_DONE, PH_PICK, PH_RESP, PH_SEND, XF_CALLED, XF_CHUNKED_REQ, XF_FAILED, XF_GRPC, XF_HASHED, XF_HEAD_SENT, XF_IDEMPOTENT, XF_REPLAYABLE,
     XF_RETRYING, XF_JUDGED, XF_PROBE, XF_REQ_END, XF_RESP_END, XF_RESP_STARTED, XF_REUSED, XF_SHADOW, XF_TUNNEL, XF_UPGRADE, DownOps, Exchange, ListenerState, Worker)
 from fastmesh._core.proxy.deadline cimport deadline_send
 from fastmesh._core.proxy.faults cimport faults_abort
@@ -31,9 +31,9 @@ from fastmesh._core.proxy.replay cimport replay_forget, replay_forget_body, repl
 from fastmesh._core.proxy.respond cimport (
     RE_CONNECT, RE_CONNECT_TIMEOUT, RE_FAULT, RE_IDLE, RE_PENDING, RE_TIMEOUT, RE_UP_GOAWAY, RE_UP_PROTOCOL, RE_UP_REFUSED, RE_UP_RESET,
     RE_OVERLOAD, RE_UP_RST, RE_UP_TLS, respond_error)
-from fastmesh._core.proxy.upstream cimport upstream_acquire
+from fastmesh._core.proxy.upstream cimport upstream_acquire, upstream_called, upstream_here
 from fastmesh._core.shm.snapshot cimport (
-    AF_RETRY_ANYWHERE, AF_RETRY_SAME, L_GATEWAY, L_INBOUND, RO_5XX, RO_CONNECT_FAILURE, RO_GATEWAY_ERROR, RO_REFUSED_STREAM,
+    AF_RETRY_ANYWHERE, AF_RETRY_SAME, CL_ORIGINAL_DST, L_GATEWAY, L_INBOUND, RO_5XX, RO_CONNECT_FAILURE, RO_GATEWAY_ERROR, RO_REFUSED_STREAM,
     RO_RESET, RO_RESET_BEFORE_REQUEST, SNAP_NONE, SnapCluster, SnapEndpoint, snap_cluster)
 from fastmesh._core.shm.stats cimport (
     DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_SI, RF_UC, RF_UO, RF_UPE, RF_UR, RF_URX, RF_UT, ST_MIRROR_FAILED, ST_POOL_FULL, ST_RQ_BAD,
@@ -62,6 +62,7 @@ cdef Exchange *exchange_shadow(const Exchange *of, const DownOps *ops) noexcept 
     ex.security = of.security
     ex.peer = of.peer
     ex.peer_addr = of.peer_addr
+    ex.called = of.called
     ex.hash_key = of.hash_key
     memcpy(ex.trace_id, of.trace_id, sizeof(ex.trace_id))
     return ex
@@ -167,6 +168,7 @@ cdef void pick(Exchange *ex, Msg *m, int how) noexcept nogil:
     cdef Worker *w = ex.w
     cdef const SnapCluster *c
     cdef const SnapEndpoint *ep
+    cdef SnapEndpoint there
     cdef LbView v
     cdef bint probe = False
     cdef uint32_t span, wanted
@@ -191,7 +193,11 @@ cdef void pick(Exchange *ex, Msg *m, int how) noexcept nogil:
     if how == AS_TRY:
         v.ntried = 0 if ex.plan.flags & AF_RETRY_SAME else ex.ntried
         v.remote = ex.tries if ex.plan.flags & AF_RETRY_ANYWHERE else 0
-    ep = lb_pick(&w.snap, c, &v, &w.rng)
+    ep = upstream_called(&w.snap, c, &ex.called) if ex.flags & XF_CALLED else NULL
+    if ep == NULL:
+        ep = lb_pick(&w.snap, c, &v, &w.rng)
+    if ep != NULL and c.flags & CL_ORIGINAL_DST:
+        ep = upstream_here(ep, &ex.called, &there)
     if ep == NULL:
         exchange_answer(ex, FM_ENOHEALTHY)
         return

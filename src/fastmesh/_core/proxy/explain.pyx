@@ -28,9 +28,9 @@ from fastmesh._core.shm.authztab cimport AZ_PATH, SnapAuthz
 from fastmesh._core.shm.segment cimport Segment, SegMap, segment_map
 from fastmesh._core.shm.snapshot cimport (
     ACT_DIRECT, ACT_FORWARD, ACT_REDIRECT, AF_RETRY_ANYWHERE, AF_RETRY_SAME, CF_IGNORE_CASE, CF_NOT, CL_AS_CLIENT, CL_H2, CL_KEEPALIVE,
-    CL_VERIFY_SAN, CO_CREDENTIALS, CO_FORWARD, EP_TLS, HASH_COOKIE, HASH_HEADER, HASH_NO_COOKIE, HASH_NONE, HASH_QUERY, HASH_SOURCE,
+    CL_ORIGINAL_DST,    CL_VERIFY_SAN, CO_CREDENTIALS, CO_FORWARD, EP_TLS, HASH_COOKIE, HASH_HEADER, HASH_NO_COOKIE, HASH_NONE, HASH_QUERY, HASH_SOURCE,
     HK_GRPC, HK_HTTP, HK_NONE, HK_TCP, HOP_ADD, HOP_REMOVE, HOP_SET, L_GATEWAY, L_INBOUND, L_OUTBOUND, LB_LEAST_REQUEST, LB_MAGLEV,
-    LB_PEAK_EWMA, LB_RANDOM, LB_RING_HASH, LB_ROUND_ROBIN, LF_HTTPS_REDIRECT, LF_SNI, LF_TCP, MILLION, OF_ON, OF_SPLIT, ON_AUTHORITY,
+    LB_PEAK_EWMA, LB_RANDOM, LB_RING_HASH, LB_ROUND_ROBIN, LF_CAPTURED, LF_HTTPS_REDIRECT, LF_SNI, LF_TCP, MILLION, OF_ON, OF_SPLIT, ON_AUTHORITY,
     ON_DESTINATION, ON_HEADER,
     ON_METHOD, ON_PORT, ON_QUERY, ON_SCHEME, OP_ANY, OP_EXACT, OP_PATH_PREFIX, OP_PREFIX, OP_PRESENT, OP_REGEX, OP_SUFFIX, PER_IDENTITY,
     RW_FULL, RW_NONE, RW_PREFIX, RW_REGEX, SNAP_NONE, TLS_DISABLE, TLS_PERMISSIVE, TLS_STRICT, Snap, SnapAction, SnapArr, SnapCluster,
@@ -92,7 +92,7 @@ cdef dict listener_dict(const Snap *s, const SnapListener *l):
     return {
         "name": text(s, l.name), "kind": named(KINDS, l.kind), "port": l.port, "tls_mode": named(TLS_MODES, l.tls_mode),
         "https_redirect": bool(l.flags & LF_HTTPS_REDIRECT),
-        "protocol": "sni" if l.flags & LF_SNI else ("tcp" if l.flags & LF_TCP else "http"),
+        "protocol": "sni" if l.flags & LF_SNI else ("tcp" if l.flags & LF_TCP else "http"), "captured": bool(l.flags & LF_CAPTURED),
     }
 
 
@@ -175,6 +175,7 @@ cdef dict cluster_dict(const Snap *s, const SnapCluster *c):
             "ms": c.warm_ms, "least_percent": c.warm_least_percent, "aggression": c.warm_aggression_centi / 100,
         } if c.warm_ms else None,
         "protocol": "h2" if c.flags & CL_H2 else "as_client" if c.flags & CL_AS_CLIENT else "http1",
+        "original_dst": bool(c.flags & CL_ORIGINAL_DST),
         "tls": {
             "sni": text(s, c.sni), "sans": [text(s, sans[i]) for i in range(c.sans.n)] if c.flags & CL_VERIFY_SAN else None,
         } if c.tls != SNAP_NONE else None,

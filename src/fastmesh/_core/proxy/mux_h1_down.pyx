@@ -27,7 +27,7 @@ from fastmesh._core.proto.msg cimport BODY_CHUNKED, BODY_CLOSE, BODY_LENGTH, M_H
 from fastmesh._core.proxy.ctx cimport (
     DOWN_H1, OUT_CHUNKED, OUT_CLOSE, OUT_LENGTH, OUT_NONE, S_BODY, S_GONE, S_HEAD, S_TUNNEL, S_WAIT, Down, DownOps, Exchange, H1s, ListenerState,
     Worker)
-from fastmesh._core.proxy.down cimport down_begin, down_bytes, down_end, down_refused_plain, down_secured, down_unsecured
+from fastmesh._core.proxy.down cimport down_begin, down_bytes, down_end, down_handover, down_refused_plain, down_secured, down_unsecured
 from fastmesh._core.proxy.entry cimport entry_end, entry_head, entry_refuse
 from fastmesh._core.proxy.exchange cimport (
     exchange_down_closed, exchange_down_idle, exchange_new, exchange_request_bad, exchange_request_data,
@@ -86,6 +86,19 @@ cdef void h1s_accept(Worker *w, ListenerState *l, int fd, const Addr *peer) noex
     down_begin(<Down *>s, w, l, DOWN_H1)
     # until the first request is there, a connection has to show that it means it
     conn_deadline(s.conn, w.r.now_ms + w.opt.handshake_timeout_ms)
+
+
+cdef bint h1s_take_over(Down *d) noexcept nogil:
+    cdef Worker *w = d.w
+    cdef H1s *s = <H1s *>pool_get(&w.downs)
+    if s == NULL:
+        return False
+    down_handover(d, <Down *>s, DOWN_H1)
+    s.conn.owner = s
+    s.conn.ops = &CONN_OPS
+    conn_deadline(s.conn, w.r.now_ms + w.opt.header_timeout_ms)
+    conn_wake(s.conn)
+    return True
 
 
 cdef void s_gone(H1s *s) noexcept nogil:
@@ -212,6 +225,7 @@ cdef void s_begin(H1s *s, Exchange *ex) noexcept nogil:
     ex.tls = s.conn.tls
     ex.peer = s.peer
     ex.peer_addr = s.conn.peer
+    ex.called = s.conn.called
     ex.minor = s.minor
     s.ex = ex
     s.requests += 1

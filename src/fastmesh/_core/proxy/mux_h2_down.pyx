@@ -222,6 +222,7 @@ cdef Exchange *begin(H2Io *io, H2Stream *st) noexcept nogil:
     ex.tls = s.conn.tls
     ex.peer = s.peer
     ex.peer_addr = s.conn.peer
+    ex.called = s.conn.called
     ex.minor = 2
     if s.quiet_since:
         s.quiet_since = 0

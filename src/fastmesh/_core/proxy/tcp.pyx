@@ -1,45 +1,37 @@
 """TCP sessions (L3). See tcp.pxd."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
-from fastmesh._core.base.buf cimport block_data, block_len
-from fastmesh._core.base.err cimport FM_AGAIN, FM_EHEAD, FM_ENOROUTE, FM_EOF, FM_ERESET, FM_OK
+from fastmesh._core.base.buf cimport block_data, block_free, block_len
+from fastmesh._core.base.err cimport FM_AGAIN, FM_EHEAD, FM_EOF, FM_ERESET, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.sys cimport close
-from fastmesh._core.base.timer cimport timer_del, timer_set
+from fastmesh._core.base.timer cimport timer_del
 from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.net.conn cimport (
-    CF_FIN, CF_HUP, CF_READABLE, CONN_HANDSHAKE, CONN_OPEN, CONN_READ_MIN, CONN_READS_AT_ONCE, CONN_SNIFF, Conn, ConnOps, conn_abort, conn_accept,
-    conn_close, conn_deadline, conn_end_output, conn_keep, conn_kept_used, conn_read, conn_read_more, conn_wake)
-from fastmesh._core.net.conn cimport CF_BLOCKED
+    CF_BLOCKED, CF_FIN, CF_HUP, CF_READABLE, CONN_HANDSHAKE, CONN_OPEN, CONN_READ_MIN, CONN_READS_AT_ONCE, CONN_SNIFF, Conn, ConnOps, conn_abort,
+    conn_accept, conn_close, conn_deadline, conn_end_output, conn_keep, conn_kept_used, conn_read, conn_read_more, conn_wake)
 from fastmesh._core.net.out cimport conn_flush, conn_put
 from fastmesh._core.net.reactor cimport SCRATCH_BYTES
-from fastmesh._core.net.sock cimport Addr, sock_error, sock_local
+from fastmesh._core.net.sock cimport Addr, sock_error, sock_reset_on_close
 from fastmesh._core.net.splice cimport Pipe, pipe_give, pipe_take, splice_in, splice_out
 from fastmesh._core.net.tls cimport tls_resumed
-from fastmesh._core.policy.authz cimport AuthzVerdict
-from fastmesh._core.policy.lb cimport LbView, lb_pick, rng_next
-from fastmesh._core.policy.lb_ewma cimport EWMA_PENALTY_NS, ewma_observe
-from fastmesh._core.policy.outlier cimport OUT_LOCAL, OUT_OK, outlier_observe, outlier_release
-from fastmesh._core.policy.router cimport RouteMatch
-from fastmesh._core.policy.router_tcp cimport router_tcp
+from fastmesh._core.policy.outlier cimport OUT_OK
 from fastmesh._core.proto.tls_hello cimport HELLO_MOST, HELLO_WIRE_MOST, TlsHello, tls_hello
-from fastmesh._core.proxy.access cimport access_session
+from fastmesh._core.proxy.capture cimport (
+    CAP_FAILED, CAP_GO, CAP_HTTP, CAP_IDLE, CAP_LATE, CAP_OVER, CAP_ROUTE, CAP_WAIT, capture_answered, capture_begin, capture_failed,
+    capture_heard, capture_late)
 from fastmesh._core.proxy.ctx cimport (
-    DOWN_TCP, TF_DENIED, TF_DOWN_EOF, TF_PROBE, TF_UP_EOF, TS_CONNECT, TS_GONE, TS_HELLO, TS_OPEN, Down, ListenerState, Tcp, Worker)
+    DOWN_TCP, TF_DOWN_EOF, TF_GUESSED, TF_SNIFF, TF_UP_EOF, TS_CONNECT, TS_GONE, TS_HELLO, TS_OPEN, Down, ListenerState, Tcp, Worker)
 from fastmesh._core.proxy.down cimport down_begin, down_end, down_secured, down_unsecured
-from fastmesh._core.proxy.hashkey cimport source_hash
 from fastmesh._core.proxy.overload cimport overload_sheds
 from fastmesh._core.proxy.relay cimport relay_full
-from fastmesh._core.proxy.respond cimport RE_OVERFLOW, RE_OVERLOAD
-from fastmesh._core.proxy.tcp_log cimport tcp_log_keep, tcp_log_moved, tcp_log_opened, tcp_log_over, tcp_log_tell
-from fastmesh._core.proxy.upstream cimport upstream_dial, upstream_dial_failed, upstream_uncount
-from fastmesh._core.shm.snapshot cimport (
-    HASH_SOURCE, LF_SNI, L_GATEWAY, L_INBOUND, SNAP_NONE, TLS_DISABLE, TLS_STRICT, SnapCluster, SnapEndpoint, snap_at, snap_cluster, snap_str)
+from fastmesh._core.proxy.tcp_dial cimport TcpWhy, tcp_dial, tcp_dial_again, tcp_judge, tcp_leave, tcp_route
+from fastmesh._core.proxy.tcp_log cimport tcp_log_moved, tcp_log_opened, tcp_log_over, tcp_log_tell
+from fastmesh._core.proxy.upstream cimport upstream_dial_failed
+from fastmesh._core.shm.snapshot cimport LF_SNI, L_GATEWAY, L_INBOUND, L_OUTBOUND, SNAP_NONE, TLS_DISABLE, TLS_STRICT
 from fastmesh._core.shm.stats cimport (
-    ST_RBAC_DENIED, DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_DT, RF_NC, RF_NR, RF_OM, RF_SI, RF_UC, RF_UF, RF_UH, RF_UO, ST_CX_CLOSED,
-    ST_CX_OVERFLOW, ST_CX_TOTAL, ST_PAUSES, ST_POOL_FULL, ST_TCP_AGE, ST_TCP_CONNECT_AGAIN, ST_TCP_CONNECT_FAIL, ST_TCP_DOWN_RESET, ST_TCP_HELLO_BAD,
-    ST_TCP_HELLO_LATE, ST_TCP_IDLE, ST_TCP_NO_HEALTHY, ST_TCP_NO_ROUTE, ST_TCP_OVERFLOW, ST_TCP_OVERLOAD, ST_TCP_SPLICED, ST_TCP_TOTAL, ST_TCP_UP_RESET,
-    ST_TLS_ACCEPT_FAIL, ST_TLS_CONNECT, ST_TLS_CONNECT_RESUMED, ST_UP_CX_TIMEOUT, stat_add, stat_inc)
+    DIR_GATEWAY, DIR_INBOUND, DIR_OUTBOUND, RF_DC, RF_DPE, RF_DT, RF_OM, RF_SI, RF_UC, RF_UF, ST_CX_CLOSED, ST_CX_OVERFLOW, ST_CX_PORT_REFUSED,
+    ST_CX_TOTAL, ST_PAUSES, ST_TCP_AGE, ST_TCP_CONNECT_FAIL, ST_TCP_DOWN_RESET, ST_TCP_HELLO_BAD, ST_TCP_HELLO_LATE, ST_TCP_IDLE, ST_TCP_OVERLOAD, ST_TCP_SPLICED,
+    ST_TCP_TOTAL, ST_TCP_UP_RESET, ST_TLS_ACCEPT_FAIL, ST_TLS_CONNECT, ST_TLS_CONNECT_RESUMED, ST_UP_CX_TIMEOUT, stat_add, stat_inc)
 
 cdef ConnOps DOWN_OPS
 cdef ConnOps UP_OPS
@@ -62,21 +54,28 @@ cdef void tcp_init(Worker *w) noexcept nogil:
 
 # ---- begin and end ---------------------------------------------------------------------------------------------------------------
 
-cdef void tcp_accept(Worker *w, ListenerState *l, int fd, const Addr *peer) noexcept nogil:
+cdef void tcp_accept(Worker *w, ListenerState *l, int fd, const Addr *peer, const Addr *called) noexcept nogil:
+    cdef bint elsewhere = called.family and not (l.kind == L_INBOUND and called.port == l.app_port)
     cdef Tcp *t
     stat_inc(w.seg.stats, ST_CX_TOTAL)
+    if elsewhere and l.tls_mode == TLS_STRICT:
+        stat_inc(w.seg.stats, ST_CX_PORT_REFUSED)  # nobody there speaks the mesh's TLS for this port, and plaintext does not get in
+        sock_reset_on_close(fd)
+        close(fd)
+        return
     t = <Tcp *>pool_get(&w.tcps)
     if t == NULL:
         stat_inc(w.seg.stats, ST_CX_OVERFLOW)
         close(fd)
         return
-    t.conn = conn_accept(&w.r, fd, peer, l.tls, l.ntls if l.tls_mode != TLS_DISABLE else 0, l.tls_mode == TLS_STRICT, w.tcp_down_ops, t)
+    t.conn = conn_accept(&w.r, fd, peer, l.tls, l.ntls if l.tls_mode != TLS_DISABLE and not elsewhere else 0, l.tls_mode == TLS_STRICT,
+                         w.tcp_down_ops, t)
     if t.conn == NULL:
         stat_inc(w.seg.stats, ST_CX_OVERFLOW)
         pool_put(&w.tcps, t)
         return
+    t.conn.called = called[0]
     down_begin(<Down *>t, w, l, DOWN_TCP)
-    stat_inc(w.seg.stats, ST_TCP_TOTAL)
     t.direction = DIR_GATEWAY if l.kind == L_GATEWAY else (DIR_INBOUND if l.kind == L_INBOUND else DIR_OUTBOUND)
     t.cell = SNAP_NONE
     t.last_cell = SNAP_NONE
@@ -87,28 +86,16 @@ cdef void tcp_accept(Worker *w, ListenerState *l, int fd, const Addr *peer) noex
     t.age.arg = t
     t.tell.fn = on_tell
     t.tell.arg = t
+    if elsewhere and l.kind == L_OUTBOUND and not overload_sheds(w):
+        found(t, capture_begin(t), slice_of(NULL, 0))
+        return
+    stat_inc(w.seg.stats, ST_TCP_TOTAL)
     if overload_sheds(w):
-        refuse(t, RF_OM, ST_TCP_OVERLOAD, b"overload")
+        broken(t, RF_OM, ST_TCP_OVERLOAD, b"overload")
     elif t.conn.state == CONN_OPEN and not l.flags & LF_SNI:
         route(t, slice_of(NULL, 0))  # at once: it may be the upstream that speaks first
     else:
         conn_deadline(t.conn, w.r.now_ms + w.opt.handshake_timeout_ms)
-
-
-cdef void leave(Tcp *t) noexcept nogil:
-    # the upstream connection, whose Conn the caller closes, and the endpoint
-    cdef Worker *w = t.w
-    if t.cell == SNAP_NONE:
-        return
-    if t.flags & TF_PROBE:
-        t.flags &= ~<uint32_t>TF_PROBE
-        outlier_release(&w.seg, t.cell, w.r.now_ns)
-    if t.up != NULL:
-        t.up = NULL
-        upstream_uncount(w, t.cell, t.tag, t.cluster_cell)
-    w.seg.rows[w.seg.self_row].e[t.cell].active -= 1
-    t.last_cell = t.cell
-    t.cell = SNAP_NONE
 
 
 cdef void finish(Tcp *t, bint orderly) noexcept nogil:
@@ -120,8 +107,12 @@ cdef void finish(Tcp *t, bint orderly) noexcept nogil:
     t.state = TS_GONE
     timer_del(&w.r.wheel, &t.age)
     timer_del(&w.r.wheel, &t.tell)
-    tcp_log_over(t)
-    leave(t)
+    if t.flags & TF_SNIFF:
+        block_free(&w.r.bufs, t.names)  # it has not become a session
+        t.names = NULL
+    else:
+        tcp_log_over(t)
+    tcp_leave(t)
     pipe_give(&w.pipes, t.pipes[0])
     pipe_give(&w.pipes, t.pipes[1])
     t.pipes[0] = NULL
@@ -148,14 +139,18 @@ cdef void broken(Tcp *t, uint32_t rf, int counter, const char *details) noexcept
     finish(t, False)
 
 
-cdef void refuse(Tcp *t, uint32_t rf, int counter, const char *details) noexcept nogil:
-    # it never had an upstream
-    broken(t, rf, counter, details)
+cdef void refuse(Tcp *t, const TcpWhy *why) noexcept nogil:
+    broken(t, why.rf, why.counter, why.details)
 
 
 cdef void tcp_cut(Tcp *t) noexcept nogil:
     t.details = b"proxy_stopped"
     finish(t, False)
+
+
+cdef void tcp_sweep(Tcp *t) noexcept nogil:
+    if t.flags & TF_SNIFF and t.state == TS_HELLO and t.conn.inb == NULL and not t.conn.flags & CF_READABLE:
+        finish(t, True)
 
 
 cdef void on_age(void *arg, uint64_t now_ms) noexcept nogil:
@@ -169,143 +164,77 @@ cdef void on_tell(void *arg, uint64_t now_ms) noexcept nogil:
 # ---- route and dial --------------------------------------------------------------------------------------------------------------
 
 cdef void route(Tcp *t, Slice name) noexcept nogil:
-    cdef Worker *w = t.w
-    cdef RouteMatch rm
-    cdef const SnapCluster *c
-    cdef Addr called
-    cdef int rc = FM_ENOROUTE
-    cdef AuthzVerdict verdict
+    cdef TcpWhy why
     conn_deadline(t.conn, 0)
-    sock_local(t.conn.src.fd, &called)
-    if t.listener.authz != SNAP_NONE and not access_session(t, &called, &verdict):
-        t.flags |= TF_DENIED
-        tcp_log_keep(t, name, slice_of(NULL, 0), verdict.rule)
-        refuse(t, 0, ST_RBAC_DENIED, b"rbac_access_denied_matched_policy")
-        return
-    if w.snap.h != NULL and t.listener.table != SNAP_NONE:
-        rc = router_tcp(&w.snap, t.listener.table, name, called.family, called.a, <uint32_t>(rng_next(&w.rng) >> 32), &rm)
-    if rc != FM_OK:
-        tcp_log_keep(t, name, slice_of(NULL, 0), slice_of(NULL, 0))
-        refuse(t, RF_NR, ST_TCP_NO_ROUTE, b"route_not_found")
-        return
-    if rm.dest.cluster == SNAP_NONE:
-        tcp_log_keep(t, name, slice_of(NULL, 0), snap_str(&w.snap, rm.route.name))
-        refuse(t, RF_NC, ST_TCP_NO_ROUTE, b"cluster_not_found")
-        return
-    c = <const SnapCluster *>snap_at(&w.snap, w.snap.h.clusters.off) + rm.dest.cluster
-    t.cluster = c.id
-    t.idle_ms = c.idle_timeout_ms
-    tcp_log_keep(t, name, snap_str(&w.snap, c.name), snap_str(&w.snap, rm.route.name))
-    if c.max_age_ms:
-        timer_set(&w.r.wheel, &t.age, w.r.now_ms + c.max_age_ms)
-    dial(t)
-
-
-cdef void dial(Tcp *t) noexcept nogil:
-    cdef Worker *w = t.w
-    cdef const SnapCluster *c = snap_cluster(&w.snap, t.cluster) if w.snap.h != NULL else NULL
-    cdef const SnapEndpoint *ep
-    cdef LbView v
-    cdef bint probe = False
-    cdef int code = FM_OK
-    if c == NULL:
-        refuse(t, RF_NC, ST_TCP_NO_ROUTE, b"cluster_not_found")
-        return
-    view(t, c, &v, &probe)
-    ep = lb_pick(&w.snap, c, &v, &w.rng)
-    if ep == NULL:
-        if t.tries:
-            refuse(t, RF_UF, ST_TCP_CONNECT_FAIL, b"remote_connection_failure")
-        else:
-            refuse(t, RF_UH, ST_TCP_NO_HEALTHY, b"no_healthy_upstream")
-        return
-    t.state = TS_CONNECT
-    t.tries += 1
-    t.t_dial = w.r.now_ns
-    t.cell = ep.cell
-    t.tag = ep.tag
-    t.cluster_cell = c.cell
-    if probe:
-        t.flags |= TF_PROBE
-    w.seg.rows[w.seg.self_row].e[ep.cell].active += 1
-    memcpy(t.upstream_addr.a, ep.addr, 16)
-    t.upstream_addr.family = ep.family
-    t.upstream_addr.port = ep.port
-    t.up = upstream_dial(w, c, ep, w.tcp_up_ops, t, &code)
-    if t.up != NULL:
-        return
-    if code == RE_OVERFLOW:
-        refuse(t, RF_UO, ST_TCP_OVERFLOW, b"max_connections")
-    elif code == RE_OVERLOAD:
-        refuse(t, RF_OM, ST_POOL_FULL, b"overload")
+    if tcp_route(t, name, &why) and tcp_dial(t, &why):
+        t.state = TS_CONNECT
     else:
-        undialled(t, b"remote_connection_failure")
-
-
-cdef void view(Tcp *t, const SnapCluster *c, LbView *v, bint *probe) noexcept nogil:
-    memset(v, 0, sizeof(LbView))
-    v.cells = t.w.seg.cells
-    v.clusters = t.w.seg.cluster_cells
-    v.rows = t.w.seg.rows
-    v.workers = t.w.seg.workers
-    v.self_row = t.w.seg.self_row
-    v.now_ns = t.w.r.now_ns
-    v.rr = t.w.rr
-    v.dice = t.w.dice
-    v.shares = t.w.shares
-    v.probe = probe
-    v.tried = &t.last_cell
-    v.ntried = t.last_cell != SNAP_NONE
-    if c.hash_on == HASH_SOURCE and t.peer_addr.family:  # nothing else that is hashed has a session
-        v.key = source_hash(&t.peer_addr, False)
-        v.keyed = True
-
-
-cdef void judge(Tcp *t, int kind, uint64_t ns) noexcept nogil:
-    # what the dial has shown of the endpoint; of what comes later, nobody knows whose fault it is
-    cdef Worker *w = t.w
-    cdef const SnapCluster *c = snap_cluster(&w.snap, t.cluster) if w.snap.h != NULL else NULL
-    w.seg.rows[w.seg.self_row].e[t.cell].requests += 1
-    if kind != OUT_OK:
-        w.seg.rows[w.seg.self_row].e[t.cell].failures += 1
-    if c == NULL:
-        return
-    outlier_observe(&w.seg, &w.snap, c, t.cell, kind, (t.flags & TF_PROBE) != 0, w.r.now_ns)
-    t.flags &= ~<uint32_t>TF_PROBE
-    if c.decay_ms:               # the time to connect, as Linkerd's balancer of opaque connections
-        ewma_observe(&w.seg.cells[t.cell], w.r.now_ns, c.decay_ms, ns if kind == OUT_OK or ns > EWMA_PENALTY_NS else EWMA_PENALTY_NS)
+        refuse(t, &why)
 
 
 cdef void undialled(Tcp *t, const char *details) noexcept nogil:
-    # Another endpoint gets the session, which none has seen yet. At once: the client waits, and it is another one.
+    cdef TcpWhy why
     cdef Conn *up = t.up
-    judge(t, OUT_LOCAL, t.w.r.now_ns - t.t_dial)
-    if t.tries >= TCP_DIALS or alone(t):
-        broken(t, RF_UF, ST_TCP_CONNECT_FAIL, details)
-        return
-    leave(t)
-    if up != NULL:
+    cdef bint again
+    if t.flags & TF_SNIFF:
+        capture_failed(t)
         conn_close(up)
-    stat_inc(t.w.seg.stats, ST_TCP_CONNECT_AGAIN)
-    dial(t)
+        return
+    again = tcp_dial_again(t, &why, details)
+    if t.up != up:
+        conn_close(up)
+    if not again:
+        refuse(t, &why)
 
 
-cdef bint alone(const Tcp *t) noexcept nogil:
-    cdef const SnapCluster *c = snap_cluster(&t.w.snap, t.cluster) if t.w.snap.h != NULL else NULL
-    return c == NULL or c.endpoints.n < 2
+cdef void found(Tcp *t, int what, Slice name) noexcept nogil:
+    # what a redirected connection turned out to be
+    if what == CAP_WAIT or what == CAP_HTTP:
+        return
+    t.flags &= ~<uint8_t>TF_SNIFF
+    stat_inc(t.w.seg.stats, ST_TCP_TOTAL)
+    conn_deadline(t.conn, 0)
+    if what == CAP_ROUTE:
+        t.tries = 0
+        t.last_cell = SNAP_NONE
+        route(t, name)
+    elif what == CAP_GO:
+        t.state = TS_CONNECT
+        if t.flags & TF_GUESSED:
+            connected(t)
+    elif what == CAP_OVER:
+        broken(t, RF_DC, ST_TCP_DOWN_RESET, b"downstream_remote_reset")
+    elif what == CAP_FAILED:
+        broken(t, RF_UF, ST_TCP_CONNECT_FAIL, b"remote_connection_failure")
+    elif what == CAP_IDLE:
+        broken(t, RF_SI, ST_TCP_IDLE, b"idle_timeout")
+    elif what == CAP_LATE:
+        broken(t, RF_DT, ST_TCP_HELLO_LATE, b"nothing_said")
+    else:
+        broken(t, RF_OM, ST_TCP_OVERLOAD, b"overload")
 
 
 # ---- the upstream's events -------------------------------------------------------------------------------------------------------
 
 cdef void up_ready(Conn *c) noexcept nogil:
     cdef Tcp *t = <Tcp *>c.owner
-    cdef Worker *w = t.w
     conn_deadline(c, 0)
+    if not t.flags & TF_SNIFF:
+        connected(t)
+        return
+    t.flags |= TF_GUESSED
+    if c.flags & CF_READABLE:
+        found(t, capture_answered(t), slice_of(NULL, 0))
+
+
+cdef void connected(Tcp *t) noexcept nogil:
+    cdef Worker *w = t.w
+    cdef Conn *c = t.up
     if c.tls != NULL:
         stat_inc(w.seg.stats, ST_TLS_CONNECT)
         if tls_resumed(c.tls):
             stat_inc(w.seg.stats, ST_TLS_CONNECT_RESUMED)
-    judge(t, OUT_OK, w.r.now_ns - t.t_dial)
+    tcp_judge(t, OUT_OK, w.r.now_ns - t.t_dial)
     t.state = TS_OPEN
     tcp_log_opened(t)
     moved(t)
@@ -318,6 +247,8 @@ cdef void up_readable(Conn *c) noexcept nogil:
     cdef Tcp *t = <Tcp *>c.owner
     if t.state == TS_OPEN and not t.flags & TF_UP_EOF:
         pump(t, c, t.conn, False)
+    elif t.flags & TF_SNIFF and t.flags & TF_GUESSED:
+        found(t, capture_answered(t), slice_of(NULL, 0))
 
 
 cdef void up_drained(Conn *c) noexcept nogil:
@@ -330,16 +261,18 @@ cdef void up_drained(Conn *c) noexcept nogil:
 
 cdef void up_failed(Conn *c, int code) noexcept nogil:
     cdef Tcp *t = <Tcp *>c.owner
-    if t.state == TS_CONNECT:
+    if t.state == TS_CONNECT or (t.flags & TF_SNIFF and not t.flags & TF_GUESSED):
         upstream_dial_failed(t.w, c, code)
         undialled(t, b"remote_connection_failure|TLS_error" if c.tls_failure else b"remote_connection_failure")
         return
+    if t.flags & TF_SNIFF:
+        found(t, CAP_GO, slice_of(NULL, 0))
     broken(t, RF_UC, ST_TCP_UP_RESET, b"upstream_remote_reset")
 
 
 cdef void up_expired(Conn *c) noexcept nogil:
     cdef Tcp *t = <Tcp *>c.owner
-    if t.state == TS_CONNECT:
+    if t.state == TS_CONNECT or t.flags & TF_SNIFF:
         stat_inc(t.w.seg.stats, ST_UP_CX_TIMEOUT)
         undialled(t, b"connection_timeout")
 
@@ -354,7 +287,9 @@ cdef void down_ready(Conn *c) noexcept nogil:
 
 cdef void down_readable(Conn *c) noexcept nogil:
     cdef Tcp *t = <Tcp *>c.owner
-    if t.state == TS_HELLO:
+    if t.state == TS_HELLO and t.flags & TF_SNIFF:
+        heard(t)
+    elif t.state == TS_HELLO:
         hello(t)
     elif t.state == TS_OPEN and not t.flags & TF_DOWN_EOF:
         pump(t, c, t.up, True)
@@ -377,12 +312,18 @@ cdef void down_failed(Conn *c, int code) noexcept nogil:
         t.rf |= RF_DPE
         finish(t, True)          # a reset would take the alert with it
         return
+    if t.flags & TF_SNIFF:
+        found(t, CAP_OVER, slice_of(NULL, 0))
+        return
     broken(t, RF_DC, ST_TCP_DOWN_RESET, b"downstream_remote_reset")
 
 
 cdef void down_expired(Conn *c) noexcept nogil:
     cdef Tcp *t = <Tcp *>c.owner
     cdef uint64_t last
+    if t.flags & TF_SNIFF:
+        found(t, capture_late(t), slice_of(NULL, 0))
+        return
     if t.state == TS_HELLO:
         if c.state == CONN_HANDSHAKE or c.state == CONN_SNIFF:
             stat_inc(t.w.seg.stats, ST_TLS_ACCEPT_FAIL)
@@ -402,6 +343,13 @@ cdef void down_expired(Conn *c) noexcept nogil:
         conn_deadline(c, last + span(t))
 
 
+cdef void heard(Tcp *t) noexcept nogil:
+    cdef char whole[HELLO_MOST]
+    cdef Slice name
+    cdef int what = capture_heard(t, whole, &name)
+    found(t, what, name)
+
+
 cdef void hello(Tcp *t) noexcept nogil:
     # which name does its TLS ask for? The bytes are kept, and go on as they are.
     cdef Conn *c = t.conn
@@ -415,7 +363,7 @@ cdef void hello(Tcp *t) noexcept nogil:
         if c.inb == NULL:
             rc = conn_read(c, c.src.r.scratch, CONN_READ_MIN)
             if rc > 0 and conn_keep(c, c.src.r.scratch, <uint32_t>rc) != FM_OK:
-                refuse(t, RF_OM, ST_TCP_OVERLOAD, b"overload")
+                broken(t, RF_OM, ST_TCP_OVERLOAD, b"overload")
                 return
         else:
             rc = conn_read_more(c, HELLO_WIRE_MOST)
@@ -427,7 +375,7 @@ cdef void hello(Tcp *t) noexcept nogil:
         n = block_len(c.inb)
         rc = tls_hello(block_data(c.inb) + c.inb.start, n, whole, &h) if rc > 0 else rc
     if rc != FM_OK:
-        refuse(t, RF_DPE, ST_TCP_HELLO_BAD, b"client_hello_too_large" if rc == FM_EHEAD else b"no_client_hello")
+        broken(t, RF_DPE, ST_TCP_HELLO_BAD, b"client_hello_too_large" if rc == FM_EHEAD else b"no_client_hello")
         return
     route(t, h.name)
 

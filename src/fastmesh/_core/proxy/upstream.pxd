@@ -1,12 +1,17 @@
 """Upstream connections (L3): per endpoint idle HTTP/1 ones and shared HTTP/2 ones, dialling, and what becomes of them when the config changes."""
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from fastmesh._core.net.conn cimport Conn, ConnOps
+from fastmesh._core.net.sock cimport Addr
 from fastmesh._core.proxy.ctx cimport Exchange, H1c, UpPool, Worker
-from fastmesh._core.shm.snapshot cimport SnapCluster, SnapEndpoint
+from fastmesh._core.shm.snapshot cimport Snap, SnapCluster, SnapEndpoint
 
 cdef int upstream_acquire(Exchange *ex, const SnapCluster *c, const SnapEndpoint *ep, bint fresh) noexcept nogil
 """Attach a connection to ex (ex.up). FM_OK: it is idle and usable now. FM_AGAIN: it is being dialled; its ops report. Else: RE_CONNECT,
 RE_PENDING, RE_OVERLOAD, RE_UP_TLS. `fresh`: not a pooled one."""
+cdef const SnapEndpoint *upstream_called(const Snap *s, const SnapCluster *c, const Addr *called) noexcept nogil
+"""The endpoint of a cluster that has the address which a client has called (its port is its sidecar's); NULL: none."""
+cdef const SnapEndpoint *upstream_here(const SnapEndpoint *ep, const Addr *called, SnapEndpoint *to) noexcept nogil
+"""The endpoint of a cluster with CL_ORIGINAL_DST made the address that a client has called, in *to; NULL: it has called none."""
 cdef Conn *upstream_connect(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, uint16_t port, const ConnOps *ops, void *owner,
                             int *code) noexcept nogil
 """Dial an endpoint (at another port: not 0), with the cluster's TLS where the endpoint has it. Not pooled, not counted, without a deadline.

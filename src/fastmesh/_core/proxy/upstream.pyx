@@ -1,6 +1,6 @@
 """Upstream connections (L3). See upstream.pxd."""
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 from fastmesh._core.base.err cimport FM_AGAIN, FM_ENOMEM, FM_ETLS, FM_ETLS_CERT, FM_ETLS_IDENTITY, FM_OK
 from fastmesh._core.base.pool cimport pool_get, pool_put
 from fastmesh._core.base.view cimport Slice
@@ -15,7 +15,7 @@ from fastmesh._core.proxy.pending cimport pending_count, pending_over, pending_s
 from fastmesh._core.proxy.share cimport share_attach, share_early, share_leave, share_room
 from fastmesh._core.proxy.respond cimport RE_CONNECT, RE_OVERFLOW, RE_OVERLOAD, RE_PENDING, RE_UP_TLS
 from fastmesh._core.shm.snapshot cimport (
-    CL_AS_CLIENT, CL_H2, CL_KEEPALIVE, CL_VERIFY_SAN, EP_TLS, SnapCluster, SnapEndpoint, SnapStr, snap_at, snap_str)
+    CL_AS_CLIENT, CL_H2, CL_KEEPALIVE, CL_ORIGINAL_DST, CL_VERIFY_SAN, EP_TLS, Snap, SnapCluster, SnapEndpoint, SnapStr, snap_at, snap_str)
 from fastmesh._core.shm.stats cimport (
     ST_POOL_FULL, ST_TLS_CONNECT_FAIL, ST_TLS_PEER_CERT, ST_TLS_PEER_IDENTITY, ST_UP_CX_FAIL, ST_UP_CX_OVERFLOW, ST_UP_CX_REUSED,
     ST_UP_CX_TOTAL, stat_inc)
@@ -94,6 +94,27 @@ cdef UpPool *pool_of(Worker *w, const SnapEndpoint *ep) noexcept nogil:
 cdef inline uint64_t policy_of(const SnapCluster *c, const SnapEndpoint *ep) noexcept nogil:
     """Under what a connection is made: of one cluster's endpoints some may speak TLS and others not (yet)."""
     return c.tls_policy if ep.flags & EP_TLS else 0
+
+
+cdef const SnapEndpoint *upstream_called(const Snap *s, const SnapCluster *c, const Addr *called) noexcept nogil:
+    cdef const SnapEndpoint *e = <const SnapEndpoint *>snap_at(s, c.endpoints.off)
+    cdef uint32_t i
+    if c.flags & CL_ORIGINAL_DST:
+        return NULL
+    for i in range(c.endpoints.n):
+        if e[i].family == called.family and memcmp(e[i].addr, called.a, 16) == 0:
+            return &e[i]
+    return NULL
+
+
+cdef const SnapEndpoint *upstream_here(const SnapEndpoint *ep, const Addr *called, SnapEndpoint *to) noexcept nogil:
+    if called.family == 0:
+        return NULL
+    to[0] = ep[0]
+    to.family = called.family
+    to.port = called.port
+    memcpy(to.addr, called.a, 16)
+    return to
 
 
 cdef Conn *upstream_connect(Worker *w, const SnapCluster *c, const SnapEndpoint *ep, uint16_t port, const ConnOps *ops, void *owner,

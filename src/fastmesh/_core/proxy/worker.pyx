@@ -15,7 +15,7 @@ from fastmesh._core.base.trim cimport fm_trim_files
 from fastmesh._core.base.view cimport Slice, slice_of
 from fastmesh._core.net.conn cimport CONN_HANDSHAKE, Conn, conn_reap
 from fastmesh._core.net.reactor cimport Reactor, Source, reactor_add, reactor_del, reactor_forget_tasks, reactor_init, reactor_run, reactor_task
-from fastmesh._core.net.sock cimport Addr, sock_accept
+from fastmesh._core.net.sock cimport Addr, sock_accept, sock_original
 from fastmesh._core.net.tls cimport tls_peer_id
 from fastmesh._core.net.tls_peer cimport SPIFFE_ID_MAX, peer_denied
 from fastmesh._core.net.tls_ctx cimport TlsCtx, TlsSpec, tls_ctx_key, tls_ctx_new, tls_ctx_ref, tls_ctx_unref
@@ -34,13 +34,13 @@ from fastmesh._core.proxy.mux_h2_down cimport h2s_cut, h2s_drain, h2s_init, h2s_
 from fastmesh._core.proxy.overload cimport SHED_SPARE, overload_init, overload_probe
 from fastmesh._core.proxy.pending cimport pending_init
 from fastmesh._core.proxy.mux_h2_up cimport h2c_cut, h2c_init, h2c_reap
-from fastmesh._core.proxy.tcp cimport tcp_accept, tcp_cut, tcp_init
+from fastmesh._core.proxy.tcp cimport tcp_accept, tcp_cut, tcp_init, tcp_sweep
 from fastmesh._core.proxy.upstream cimport upstream_close_idle, upstream_cut, upstream_sweep
 from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS, ORDER_DRAIN, ORDER_STOP, W_DRAINING, W_GONE, W_SERVING
 from fastmesh._core.shm.segment cimport Segment, segment_map, snap_current
 from fastmesh._core.shm.snapshot cimport (
-    LF_TCP, SNAP_NONE, Snap, SnapListener, SnapStr, SnapTls, fnv64, snap_at, snap_listener, snap_str)
-from fastmesh._core.shm.stats cimport SEC_MTLS, ST_SNAP_REFUSED, ST_SNAP_SWITCH, ST_TLS_PEER_IDENTITY, stat_inc
+    LF_CAPTURED, LF_TCP, L_INBOUND, SNAP_NONE, Snap, SnapListener, SnapStr, SnapTls, fnv64, snap_at, snap_listener, snap_str)
+from fastmesh._core.shm.stats cimport SEC_MTLS, ST_CX_CAPTURED, ST_SNAP_REFUSED, ST_SNAP_SWITCH, ST_TLS_PEER_IDENTITY, stat_inc
 
 # name: (default, reason)
 OPTIONS = {
@@ -129,11 +129,13 @@ cdef void take_listener(Worker *w, ListenerState *l, const Snap *s) noexcept nog
     memset(l.tls, 0, sizeof(l.tls))
     l.ntls = 0
     if sl == NULL:
-        l.table = l.authz = SNAP_NONE
+        l.table = l.tcp_table = l.authz = SNAP_NONE
         return
     l.kind = sl.kind
     l.flags = sl.flags
     l.table = sl.table
+    l.tcp_table = sl.tcp_table
+    l.app_port = sl.app_port
     l.authz = sl.authz
     l.tls_mode = sl.tls_mode
     l.port = sl.port
@@ -233,7 +235,9 @@ cdef void sweep(Worker *w) noexcept nogil:
         nxt = d.next
         if d.version == DOWN_H2:
             h2s_sweep(<H2s *>d)
-        elif d.version != DOWN_TCP:  # a TCP session has no pause in which it could be ended
+        elif d.version == DOWN_TCP:
+            tcp_sweep(<Tcp *>d)
+        else:
             h1s_sweep(<H1s *>d)
         d = nxt
 
@@ -303,6 +307,19 @@ cdef void obey(Worker *w) noexcept nogil:
 
 # ---- accepting -------------------------------------------------------------------------------------------------------------------
 
+cdef void accept_one(ListenerState *l, int fd, const Addr *peer) noexcept nogil:
+    cdef Addr called
+    cdef bint elsewhere = False  # it is not for the listener's own table
+    memset(&called, 0, sizeof(called))
+    if l.flags & LF_CAPTURED and sock_original(fd, &called):
+        stat_inc(l.w.seg.stats, ST_CX_CAPTURED)
+        elsewhere = l.kind != L_INBOUND or called.port != l.app_port
+    if elsewhere or l.flags & LF_TCP:
+        tcp_accept(l.w, l, fd, peer, &called)
+    else:
+        h1s_accept(l.w, l, fd, peer)
+
+
 cdef int accept_some(ListenerState *l, uint32_t most) noexcept nogil:
     # 0: the queue is empty; 1: there may be more; 2: out of descriptors or memory
     cdef Addr peer
@@ -311,10 +328,7 @@ cdef int accept_some(ListenerState *l, uint32_t most) noexcept nogil:
         most -= 1
         fd = sock_accept(l.src.fd, &peer)
         if fd >= 0:
-            if l.flags & LF_TCP:
-                tcp_accept(l.w, l, fd, &peer)
-            else:
-                h1s_accept(l.w, l, fd, &peer)
+            accept_one(l, fd, &peer)
         elif fd == -EAGAIN:
             return 0
         elif fd != -ECONNABORTED and fd != -EINTR:
@@ -467,7 +481,7 @@ def run_worker(Segment segment, int slot, list listeners, dict options) -> int:
         l.src.fd = fd
         l.w = w
         l.id = fnv64(raw, len(raw))
-        l.table = l.authz = SNAP_NONE
+        l.table = l.tcp_table = l.authz = SNAP_NONE
         l.task.fn = accept_go
         l.task.arg = l
         l.retry.fn = accept_retry

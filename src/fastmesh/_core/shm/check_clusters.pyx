@@ -5,7 +5,7 @@ from fastmesh._core.base.err cimport FM_OK
 from fastmesh._core.shm.check cimport Check, fault, name_ok, steps_ok, str_ok, token_ok, within
 from fastmesh._core.shm.layout cimport CL_CELLS, EP_CELLS
 from fastmesh._core.shm.snapshot cimport (
-    CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_KEEPALIVE, CL_VERIFY_SAN, EP_TLS, HASH_COOKIE, HASH_NONE, HASH_QUERY, HK_HTTP, HK_NONE, HK_TCP,
+    CL_AS_CLIENT, CL_EQUAL, CL_H2, CL_KEEPALIVE, CL_ORIGINAL_DST, CL_VERIFY_SAN, EP_TLS, HASH_COOKIE, HASH_NONE, HASH_QUERY, HK_HTTP, HK_NONE, HK_TCP,
     LB_MAGLEV, LB_PEAK_EWMA, LB_RING_HASH, MILLION, OF_ON, OF_SPLIT, SNAP_MAX_HOST, SNAP_MAX_LEVELS, SNAP_MAX_NAME, SNAP_MAX_TOTAL,
     SNAP_MAX_WEIGHT, SNAP_NONE, SnapArr, SnapCluster, SnapEndpoint, SnapHealth, SnapLevel, SnapStr, fnv64)
 
@@ -133,8 +133,13 @@ cdef int check_cluster(Check *c, const SnapCluster *k, uint32_t index) noexcept 
         return fault(c, b"clusters", index, b"string out of bounds, or with a character that must not be in a host")
     if k.id != fnv64(c.base + k.name.off, k.name.n):
         return fault(c, b"clusters", index, b"id is not that of the name")
-    if k.lb > LB_MAGLEV or k.flags & ~<uint32_t>(CL_EQUAL | CL_VERIFY_SAN | CL_H2 | CL_AS_CLIENT | CL_KEEPALIVE):
+    if k.lb > LB_MAGLEV or k.flags & ~<uint32_t>(
+            CL_EQUAL | CL_VERIFY_SAN | CL_H2 | CL_AS_CLIENT | CL_KEEPALIVE | CL_ORIGINAL_DST):
         return fault(c, b"clusters", index, b"load balancing or flag unknown")
+    # its endpoint stands for many hosts: nothing that is learnt of one may be held against another, and no connection is used twice
+    if k.flags & CL_ORIGINAL_DST and (k.endpoints.n != 1 or k.lb >= LB_RING_HASH or k.max_requests_per_connection != 1 or k.levels.n or (
+            k.outlier.flags or k.health.kind != HK_NONE)):
+        return fault(c, b"clusters", index, b"not for whatever address is called")
     if k.tls != SNAP_NONE and k.tls >= c.h.tls.n:
         return fault(c, b"clusters", index, b"no such TLS context")
     if k.cell >= CL_CELLS:

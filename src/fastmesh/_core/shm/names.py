@@ -134,6 +134,10 @@ COUNTER_NAMES = (
     "tcp_hello_late",
     "tcp_spliced",
     "rq_client_retry",
+    "cx_captured",
+    "cx_port_refused",
+    "tcp_guess",
+    "tcp_guess_dropped",
 )
 # Response flags as bits (RF_*): Envoy's letters.
 FLAG_NAMES = {

@@ -16,7 +16,7 @@ from fastmesh._core.shm.sections cimport (
     V_ACTIONS, V_AUTHZ, V_AUTHZ_DIMS, V_AUTHZ_KEYS, V_BLOB, V_CLUSTERS, V_CONDS, V_CORS, V_DESTS, V_ENDPOINTS, V_HDROPS, V_HOSTS, V_LEVELS,
     V_LIMITS, V_LISTENERS, V_MIRRORS, V_ORIGINS, V_PATHS, V_ROUTES, V_TABLES, V_TLS, V_U32S, V_VHOSTS, Sections)
 from fastmesh._core.shm.snapshot cimport (
-    CL_EQUAL, CL_KEEPALIVE, OP_EXACT, OP_PATH_PREFIX, OP_PREFIX, SNAP_MAX_LENGTHS, SNAP_MAX_PATTERN, SNAP_NONE, SnapAction, SnapArr,
+    CL_EQUAL, CL_KEEPALIVE, LF_CAPTURED, OP_EXACT, OP_PATH_PREFIX, OP_PREFIX, SNAP_MAX_LENGTHS, SNAP_MAX_PATTERN, SNAP_NONE, SnapAction, SnapArr,
     SnapCluster, SnapCond, SnapCors, SnapDest, SnapEndpoint, SnapHdrOp, SnapHealth, SnapHost, SnapLevel, SnapLimit, SnapListener,
     SnapMirror, SnapOrigin, SnapOutlier, SnapPath, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost, fnv64, host_hash, path_hash)
 from fastmesh._core.shm.stride cimport rr_stride
@@ -486,9 +486,16 @@ cdef class Packer(Sections):
         l.flags = flags
         l.table = table
         l.authz = SNAP_NONE
+        l.tcp_table = SNAP_NONE
         l.tls = self.u32_list(tls)
         (<SnapListener *>self.grow(V_LISTENERS, sizeof(SnapListener)))[0] = l
         return self.count(V_LISTENERS, sizeof(SnapListener)) - 1
+
+    def listener_captured(self, listener: int, tcp_table: int, app_port: int):
+        """Connections are redirected to it, with routes for what its own table is not for."""
+        (<SnapListener *>self.v[V_LISTENERS].p)[listener].flags |= LF_CAPTURED
+        (<SnapListener *>self.v[V_LISTENERS].p)[listener].tcp_table = tcp_table
+        (<SnapListener *>self.v[V_LISTENERS].p)[listener].app_port = app_port
 
     def listener_authz(self, listener: int, authz: int):
         """The listener lets pass only what these policies allow."""

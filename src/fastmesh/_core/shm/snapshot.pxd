@@ -48,6 +48,7 @@ cdef enum:  # SnapListener.flags
     LF_HTTPS_REDIRECT = 1        # Gateway tls.httpsRedirect: 301 to https
     LF_TCP = 2                   # bytes, whatever they mean: proxy/tcp
     LF_SNI = 4                   # ... TLS that is not ended here: routed by the name in its ClientHello (with LF_TCP, without tls)
+    LF_CAPTURED = 8              # connections are redirected to it: proxy/capture (L_OUTBOUND without tls, L_INBOUND)
 
 cdef struct SnapListener:        # 64 bytes
     uint64_t id                  # hash of the name: the arbiter hands sockets to workers by it
@@ -59,7 +60,9 @@ cdef struct SnapListener:        # 64 bytes
     uint32_t table               # index of the route table
     SnapArr tls                  # uint32 indexes of SnapTls; chosen by SNI, the first is the default
     uint32_t authz               # index of SnapAuthz, or SNAP_NONE: everything is allowed
-    uint8_t reserved[24]
+    uint32_t tcp_table           # LF_CAPTURED: routes of what is not for `table`, by the address that was called and the name in a ClientHello
+    uint16_t app_port            # LF_CAPTURED, L_INBOUND: what is called there is the application's; other ports are tcp_table's
+    uint8_t reserved[18]
 
 cdef struct SnapTable:           # 32 bytes: a route table
     SnapStr name
@@ -102,7 +105,7 @@ cdef enum:  # SnapCond.on
     ON_QUERY
     ON_AUTHORITY
     ON_SCHEME
-    ON_PORT                      # listener port, number
+    ON_PORT                      # listener port, number; of TCP: the port that the client called
     ON_DESTINATION               # TCP: the address that the client called is in one of the networks in value (SNAP_NET bytes each)
 
 cdef enum:  # SnapCond.flags, SnapRoute.flags
@@ -376,6 +379,7 @@ cdef enum:  # SnapCluster.flags
     CL_H2 = 4                    # endpoints without EP_TLS speak HTTP/2 from the first byte (with TLS, ALPN decides)
     CL_AS_CLIENT = 8             # ... or whatever the client of this request speaks
     CL_KEEPALIVE = 16            # TCP keep-alive on connections to the endpoints
+    CL_ORIGINAL_DST = 32         # its one endpoint stands for whatever address the client has called
 
 cdef enum:  # SnapEndpoint.flags
     EP_TLS = 1

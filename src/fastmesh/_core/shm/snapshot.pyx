@@ -14,7 +14,7 @@ from fastmesh._core.shm.check_clusters cimport check_clusters
 from fastmesh._core.shm.check_routes cimport check_routes
 from fastmesh._core.shm.layout cimport SNAP_SLOT_BYTES
 from fastmesh._core.shm.snapshot cimport (
-    LF_HTTPS_REDIRECT, LF_SNI, LF_TCP, L_INBOUND, SNAP_MAGIC, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_VERSION, TF_SERVER, TF_TICKETS, TF_VERIFY,
+    LF_CAPTURED, LF_HTTPS_REDIRECT, LF_SNI, LF_TCP, L_GATEWAY, L_INBOUND, L_OUTBOUND, SNAP_MAGIC, SNAP_MAX_PATTERN, SNAP_MAX_REGEXES, SNAP_VERSION, TF_SERVER, TF_TICKETS, TF_VERIFY,
     SNAP_NONE, TLS_DISABLE, TLS_PERMISSIVE, Snap, SnapAction, SnapCluster, SnapCond, SnapDest, SnapEndpoint, SnapFault, SnapHdrOp,
     SnapHeader, SnapListener, SnapRoute, SnapStr, SnapTable, SnapTls, SnapVhost)
 
@@ -93,19 +93,26 @@ cdef int check_listeners(Check *c) noexcept nogil:
     cdef const SnapListener *l = <const SnapListener *>(c.base + c.h.listeners.off)
     cdef const uint32_t *tls
     cdef uint32_t i, k
+    cdef bint captured
     for i in range(c.h.listeners.n):
         if not token_ok(c, l[i].name):
             return fault(c, b"listeners", i, b"name out of bounds")
         if l[i].id != fnv64(c.base + l[i].name.off, l[i].name.n):
             return fault(c, b"listeners", i, b"id is not that of the name")
         if l[i].kind > L_INBOUND or l[i].tls_mode > TLS_PERMISSIVE or l[i].flags & ~<uint32_t>(
-                LF_HTTPS_REDIRECT | LF_TCP | LF_SNI):
+                LF_HTTPS_REDIRECT | LF_TCP | LF_SNI | LF_CAPTURED):
             return fault(c, b"listeners", i, b"kind, TLS mode or flag unknown")
         if (l[i].flags & LF_TCP and l[i].flags & LF_HTTPS_REDIRECT) or (
                 l[i].flags & LF_SNI and (l[i].flags & LF_TCP == 0 or l[i].tls_mode != TLS_DISABLE)):
             return fault(c, b"listeners", i, b"flags that exclude each other")
+        if l[i].flags & LF_CAPTURED and (l[i].kind == L_GATEWAY or l[i].flags & LF_SNI or (
+                l[i].kind == L_OUTBOUND and (l[i].flags & LF_TCP or l[i].tls_mode != TLS_DISABLE or l[i].authz != SNAP_NONE))):
+            return fault(c, b"listeners", i, b"not for connections that are redirected")
         if l[i].table >= c.h.tables.n:
             return fault(c, b"listeners", i, b"no such route table")
+        captured = (l[i].flags & LF_CAPTURED) != 0
+        if (captured and l[i].tcp_table >= c.h.tables.n) or (not captured and (l[i].tcp_table != SNAP_NONE or l[i].app_port != 0)):
+            return fault(c, b"listeners", i, b"a table for what is redirected of no use, or none")
         if l[i].authz != SNAP_NONE and l[i].authz >= c.h.authz.n:
             return fault(c, b"listeners", i, b"no such authorization policies")
         if not within(c.h.u32s, sizeof(uint32_t), l[i].tls):

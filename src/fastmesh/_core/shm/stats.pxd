@@ -111,6 +111,10 @@ cdef enum:  # StatsRow.c: counters of a worker; names for people in segment.pyx 
     ST_TCP_HELLO_LATE            # ... not in time
     ST_TCP_SPLICED               # bytes that were not copied
     ST_RQ_CLIENT_RETRY           # requests that their client has repeated by itself after a failure (policy/repeat)
+    ST_CX_CAPTURED               # connections that were redirected here from another address
+    ST_CX_PORT_REFUSED           # ... inbound to a port that is not the application's, refused because the workload is STRICT
+    ST_TCP_GUESS                 # addresses dialled before it was known what is spoken there ...
+    ST_TCP_GUESS_DROPPED         # ... for nothing: it was HTTP, or TLS for another destination
     ST_N                         # must be last
 
 cdef enum:
