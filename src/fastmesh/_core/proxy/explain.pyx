@@ -129,7 +129,7 @@ cdef dict outlier_dict(const SnapCluster *c):
         "split": bool(o.flags & OF_SPLIT), "interval_ms": o.interval_ms, "base_ms": o.base_ms, "most_ms": o.most_ms,
         "max_percent": o.max_percent, "min_health_percent": c.panic_percent,
         "success_rate": {
-            "hosts": o.rate_hosts, "volume": o.rate_volume, "stdev_factor": o.rate_stdev_milli / 1000,
+            "hosts": o.rate_hosts, "volume": o.rate_volume, "stdev_factor": o.rate_stdev_milli / 1000.0,
         } if o.rate_stdev_milli else None,
         "failure_percentage": {
             "hosts": o.failure_hosts, "volume": o.failure_volume, "percent": o.failure_percent,
@@ -172,7 +172,7 @@ cdef dict cluster_dict(const Snap *s, const SnapCluster *c):
         "name": text(s, c.name), "service": text(s, c.service), "cell": c.cell, "balancing": named(BALANCING, c.lb),
         "hash": hash_dict(s, c), "decay_ms": c.decay_ms,
         "warm": {
-            "ms": c.warm_ms, "least_percent": c.warm_least_percent, "aggression": c.warm_aggression_centi / 100,
+            "ms": c.warm_ms, "least_percent": c.warm_least_percent, "aggression": c.warm_aggression_centi / 100.0,
         } if c.warm_ms else None,
         "protocol": "h2" if c.flags & CL_H2 else "as_client" if c.flags & CL_AS_CLIENT else "http1",
         "original_dst": bool(c.flags & CL_ORIGINAL_DST),
