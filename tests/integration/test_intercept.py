@@ -29,6 +29,14 @@ kind: PeerAuthentication
 metadata: {{name: default}}
 spec: {{mtls: {{mode: {mode}}}}}
 """
+PORTS = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: ports}}
+spec:
+  selector: {{matchLabels: {{app: reviews}}}}
+  rules: [{{to: [{{operation: {{ports: ["{port}"]}}}}]}}]
+"""
 PASSTHROUGH = """
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -271,7 +279,18 @@ def test_inbound_is_the_applications_port_alone(lan: Lan) -> None:
     assert lan.get(lan.b.ip4, lan.app.port, "reviews", host=lan.c)[0] == 200
     with lan.dial(lan.b.ip4, OTHER_PORT, lan.c) as client:
         assert client.recv(100) == GREETING
+    # a policy that lets everybody in at the application's port says nothing of another one
     with lan.b.inside():
+        lan.mesh.apply(PORTS.format(port=lan.app.port))
+    assert lan.get(lan.b.ip4, lan.app.port, "reviews", host=lan.c)[0] == 200
+    assert lan.reset(lan.b.ip4, OTHER_PORT, lan.c)
+    with lan.b.inside():
+        lan.mesh.apply(PORTS.format(port=OTHER_PORT))
+    assert lan.get(lan.b.ip4, lan.app.port, "reviews", host=lan.c)[0] == 403
+    with lan.dial(lan.b.ip4, OTHER_PORT, lan.c) as client:
+        assert client.recv(100) == GREETING
+    with lan.b.inside():
+        lan.mesh.delete("AuthorizationPolicy", "ports")
         lan.mesh.apply(PEER_AUTH.format(mode="STRICT"))
 
 

@@ -170,6 +170,8 @@ cdef bint access_session(Tcp *t, const Addr *called, AuthzVerdict *v) noexcept n
     cdef char sid[2048]          # SPIFFE_ID_MAX
     memset(&q, 0, sizeof(q))
     q.port = a.port if a.port else t.listener.port
+    if t.conn.called.family and t.listener.app_port != t.conn.called.port:
+        q.port = t.conn.called.port  # not the application's: a policy that lets callers in there says nothing of this one
     if t.security == SEC_MTLS:
         q.identity = slice_of(sid, tls_peer_id(t.conn.tls, sid, sizeof(sid)))
     take_address(&q.source, &t.peer_addr)
