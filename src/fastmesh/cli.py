@@ -20,6 +20,7 @@ COMMANDS = {
     "proxy-config": "fastmesh.commands.proxy_config",
     "explain": "fastmesh.commands.explain",
     "run": "fastmesh.commands.run",
+    "init": "fastmesh.commands.init",
 }
 
 DESCRIPTION = "A service mesh that installs with pip: sidecar, edge proxy and control plane."

@@ -3,19 +3,23 @@
 with Net(2) as (a, b):
     with a.inside(): ...             sockets made and processes started here are of host a
     with a.inside(user=APP_USER):    ... and sockets are that user's, as the packet filter sees it
-    a.redirect(...)                  what `fastmesh sidecar --intercept` wants to be there
+    a.redirect()                     `fastmesh init`
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import encodings.idna  # noqa: F401  (looked for when an address is, which another user may not be able to read)
 import itertools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from types import TracebackType
+
+from helpers.procs import environment
 
 APP_USER = 65534
 _CLONE_NEWNET = 0x40000000
@@ -73,27 +77,12 @@ class Host:
         if _libc.setns(fd, _CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), f"setns: {self.name}")
 
-    def redirect(self, outbound: int, inbound: int, *not_inbound: int) -> None:
-        """Connections to others go to `outbound`, but for root's, those from others to `inbound`, but for
-        ports that are named: docs/OPERATIONS.md, Interception."""
-        but = ", ".join(map(str, (inbound, *not_inbound)))
-        rules = f"""
-table inet mesh {{
-  chain out {{
-    type nat hook output priority -100;
-    meta skuid 0 return
-    oifname "lo" return
-    meta l4proto tcp redirect to :{outbound}
-  }}
-  chain in {{
-    type nat hook prerouting priority -100;
-    iifname "lo" return
-    tcp dport {{ {but} }} return
-    meta l4proto tcp redirect to :{inbound}
-  }}
-}}
-"""
-        run("ip", "netns", "exec", self.name, "nft", "-f", "-", text=rules)
+    def redirect(self, *not_inbound: int) -> None:
+        """As on a host whose proxies are root's; inbound but for ports that are named."""
+        excluded = ",".join(map(str, not_inbound))
+        rules = ("init", "-u", "0", "-g", "", "-d", excluded)
+        inside = ("ip", "netns", "exec", self.name, sys.executable, "-m", "fastmesh")
+        subprocess.run([*inside, *rules], env=environment(), check=True)
 
 
 class Net:
@@ -118,6 +107,7 @@ class Net:
             run(*own, "addr", "add", f"{host.ip4}/24", "dev", "eth0")
             run(*own, "addr", "add", f"{host.ip6}/64", "dev", "eth0", "nodad")
             run(*own, "route", "add", "default", "via", "10.77.0.254")
+            run(*own, "-6", "route", "add", "default", "via", "fd77::fe")
         return self.hosts
 
     def __exit__(

@@ -99,13 +99,13 @@ class Lan:
     def __init__(self, directory: Path, hosts: list[Host]) -> None:
         self.a, self.b, self.c, self.d = hosts
         for host in (self.a, self.d):
-            host.redirect(15001, 15006)
+            host.redirect()
         self.mesh = mesh = Mesh(directory)
         mesh.options = (
             "--listen", f"0.0.0.0:{mesh.ports[0]}", "--publish", f"0.0.0.0:{mesh.ports[1]}",
             "--advertise", self.b.ip4,
         )  # fmt: skip
-        self.b.redirect(15001, 15006, *mesh.ports[:2])
+        self.b.redirect(*mesh.ports[:2])
         with self.c.inside():
             for address in (self.c.ip4, self.c.ip6):
                 serve(address, WEB_PORT, http_server(b"outside"))
