@@ -11,6 +11,8 @@ import psycopg
 import pymysql
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from helpers import free_port, wait_for
 from helpers.certs import Authority
@@ -18,6 +20,7 @@ from helpers.databases import MariaDB, Postgres, Redis, Server
 from helpers.mesh import Mesh, Sidecar, running
 
 ROWS = 100_000
+ONCE = Retry(NoBackoff(), 0)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,9 @@ def test_mariadb(mariadb: Way, tls: bool) -> None:
 def test_redis(mesh: Mesh, tls: bool) -> None:
     with (
         serving(mesh, Redis, "redis-tls" if tls else "redis", tls) as way,
-        redis.Redis("127.0.0.1", way.port, ssl=tls, ssl_cert_reqs="none", socket_timeout=30) as db,
+        redis.Redis(
+            "127.0.0.1", way.port, ssl=tls, ssl_cert_reqs="none", socket_timeout=30, retry=ONCE
+        ) as db,
     ):
         assert db.ping()
         db.set("large", b"x" * 5_000_000)

@@ -86,7 +86,8 @@ class Site:
             documents.append(istio.policy(name, rule))
             route = f"- route: [{{destination: {{host: {name}.local, port: {{number: 80}}}}}}]"
             documents.append(istio.routes(route, f"to-{name}", f"{name}.example"))
-        self.edge = EdgeProxy(directory, istio.text(*documents))
+        # of two workers each may open a connection (test_breaker.py), and here one is to be waited for
+        self.edge = EdgeProxy(directory, istio.text(*documents), "--concurrency", "1")
         self.edge.start()
 
     def get(self, name: str, path: str = "/", **options: Any) -> Answer:

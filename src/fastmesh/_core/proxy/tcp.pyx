@@ -56,6 +56,7 @@ cdef void tcp_init(Worker *w) noexcept nogil:
 
 cdef void tcp_accept(Worker *w, ListenerState *l, int fd, const Addr *peer, const Addr *called) noexcept nogil:
     cdef bint elsewhere = called.family and not (l.kind == L_INBOUND and called.port == l.app_port)
+    cdef bint shed
     cdef Tcp *t
     stat_inc(w.seg.stats, ST_CX_TOTAL)
     if elsewhere and l.tls_mode == TLS_STRICT:
@@ -86,11 +87,12 @@ cdef void tcp_accept(Worker *w, ListenerState *l, int fd, const Addr *peer, cons
     t.age.arg = t
     t.tell.fn = on_tell
     t.tell.arg = t
-    if elsewhere and l.kind == L_OUTBOUND and not overload_sheds(w):
+    shed = overload_sheds(w)
+    if elsewhere and l.kind == L_OUTBOUND and not shed:
         found(t, capture_begin(t), slice_of(NULL, 0))
         return
     stat_inc(w.seg.stats, ST_TCP_TOTAL)
-    if overload_sheds(w):
+    if shed:
         broken(t, RF_OM, ST_TCP_OVERLOAD, b"overload")
     elif t.conn.state == CONN_OPEN and not l.flags & LF_SNI:
         route(t, slice_of(NULL, 0))  # at once: it may be the upstream that speaks first
